@@ -10,7 +10,7 @@ from kgen.config.components import TRAINED
 
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "sample", "evaluate", "loggers"),
-    *(f"{part}fit.{key}" for part in TRAINED for key in ("workers", "log_every", "checkpoint_every", "keep")),
+    *(f"{part}fit.{key}" for part in TRAINED for key in ("workers", "log_every", "checkpoint_every", "keep", "remat")),
     *(f"{part}fit.validate_every" for part in TRAINED),
     *(f"{part}data.on_error" for part in TRAINED),  # if it changes which images are used, the fingerprint changes too
 )

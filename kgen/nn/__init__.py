@@ -6,6 +6,7 @@ from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_positions, sinusoidal
 from kgen.nn.fused import FusedDense
 from kgen.nn.normalization import GroupNorm, group_count
+from kgen.nn.remat import RematLayer
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
 from kgen.nn.residual import ResidualBlock, conv3x3
 from kgen.nn.thresholding import threshold_dynamically
@@ -18,6 +19,7 @@ __all__ = [
     "GroupNorm",
     "MultiHeadAttention",
     "NoiseEmbedding",
+    "RematLayer",
     "ResidualBlock",
     "TransformerBlock",
     "UNetLayer",

@@ -9,12 +9,13 @@ from keras import ops
 
 from kgen.nn.dropout import Dropout
 from kgen.nn.normalization import GroupNorm
+from kgen.nn.remat import RematLayer
 
 Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
+class ResidualBlock(RematLayer):
     """A residual block with two convolutions. The embedding scales and shifts the input of the second one.
 
     Args:

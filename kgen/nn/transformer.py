@@ -8,11 +8,12 @@ import keras
 
 from kgen.nn.attention import MultiHeadAttention
 from kgen.nn.dropout import Dropout
+from kgen.nn.remat import RematLayer
 
 Tensor = Any
 
 
-class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
+class TransformerBlock(RematLayer):
     """Self-attention and a hidden layer, each normalized before and added to its input (Xiong et al. 2020, figure 1b).
 
     Args:

@@ -12,6 +12,7 @@ from keras import ops
 from kgen.nn.attention import MultiHeadAttention
 from kgen.nn.embeddings import NoiseEmbedding
 from kgen.nn.normalization import GroupNorm
+from kgen.nn.remat import RematLayer
 from kgen.nn.resampling import Upsample
 from kgen.nn.residual import ResidualBlock, conv3x3
 
@@ -19,7 +20,7 @@ Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
+class TransformerBlock(RematLayer):
     """A transformer block on pixels: self-attention, attention to the text, and a gated MLP (GEGLU, Shazeer 2020).
 
     Args:
@@ -66,7 +67,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         return x + ops.reshape(self.outwards(y), (-1, height, width, channels))
 
 
-class Block(keras.layers.Layer):  # type: ignore[misc]
+class Block(RematLayer):
     """A residual block, followed by a transformer block unless `heads` is 0."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0, **kwargs: Any) -> None:

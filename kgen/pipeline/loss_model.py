@@ -14,7 +14,9 @@ from kgen.backend.replicas import loggable, replica_count, sum_over_replicas
 from kgen.backend.shapes import by_shape
 from kgen.backend.steps import accumulation
 from kgen.backend.steps.micro_batch import MicroBatch
+from kgen.backend.steps.rematerialization import rematerializing
 from kgen.errors import ConfigError
+from kgen.nn import RematLayer
 
 Tensor = Any
 
@@ -35,6 +37,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.set_untracked("gradient_accumulation", 1)
+        self.set_untracked("remat", False)
         self.trackers: dict[str, keras.metrics.Mean] = {}
 
     def set_untracked(self, name: str, value: Any) -> None:
@@ -68,6 +71,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         jit_compile: bool | str = "auto",
         *,
         gradient_accumulation: int = 1,
+        remat: bool = False,
         **kwargs: Any,
     ) -> None:
         """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables immediately.
@@ -81,10 +85,13 @@ class LossModel(keras.Model):  # type: ignore[misc]
                 gradients, which is the gradient of the whole batch, then updates the weights, in one step. The memory
                 for activations is that of a micro-batch. A batch must have a multiple of this number of examples on
                 each device.
+            remat: Whether `fit` computes the activations inside of every `kgen.nn.RematLayer` again for its gradient,
+                instead of keeping them.
             **kwargs: As in Keras.
 
         Raises:
-            ConfigError: a loss or metrics are given; or `gradient_accumulation` is not a positive whole number.
+            ConfigError: a loss or metrics are given; `gradient_accumulation` is not a positive whole number; or no
+                trained part has a `RematLayer`.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if found := [name for name, value in given.items() if value is not None]:
@@ -95,7 +102,13 @@ class LossModel(keras.Model):  # type: ignore[misc]
             )
         if type(gradient_accumulation) is not int or gradient_accumulation < 1:
             raise ConfigError(f"gradient_accumulation must be a positive whole number, not {gradient_accumulation!r}")
+        if remat and not any(isinstance(layer, RematLayer) and layer.trainable for layer in self._flatten_layers()):
+            raise ConfigError(
+                "remat: no part that is trained has a layer that can be computed again (kgen.nn.RematLayer): leave it "
+                "out"
+            )
         self.set_untracked("gradient_accumulation", gradient_accumulation)
+        self.set_untracked("remat", bool(remat))
         if jit_compile == "auto" and not compile_training():
             jit_compile = False
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -131,9 +144,10 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
     def train_step(self, *arguments: Any) -> Any:
         """Trains one step, as in Keras, or in micro-batches."""
-        if self.gradient_accumulation == 1:
-            return super().train_step(*arguments)
-        return accumulation.train_step(self, self.share, self.gradient_accumulation, *arguments)
+        with rematerializing(self.remat):
+            if self.gradient_accumulation == 1:
+                return super().train_step(*arguments)
+            return accumulation.train_step(self, self.share, self.gradient_accumulation, *arguments)
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the training function. Unlike Keras's, it compiles one program for each shape of a batch."""

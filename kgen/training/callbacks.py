@@ -6,11 +6,8 @@ A training is one Keras epoch. Every callback counts steps from the beginning of
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +19,7 @@ from kgen.data.reading.meter import Meter
 from kgen.training.averages import averaged_weights, fixed_noise, kept_metrics, metric_values, set_metrics
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal
+from kgen.training.signals import StopSignals
 
 
 class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -133,70 +131,89 @@ class Log(StepCallback):
 class Validate(StepCallback):
     """Measures the validation loss, always with the same noise, and with the EMA weights if there are any.
 
-    The loss is the mean over all images, for any number of devices.
+    The loss is the mean over all images, for any number of devices. A signal ends it after the current batch, and then
+    there is no loss.
 
     Args:
         start, total, every: See `StepCallback`.
         journal: The journal that gets the losses.
         data: The validation images.
         devices: Number of devices that share a batch.
+        signals: The signals that end the training.
     """
 
-    def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int) -> None:
+    def __init__(
+        self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int, signals: StopSignals
+    ) -> None:
         super().__init__(start, total, every)
-        self.journal, self.data, self.devices = journal, data, devices
+        self.journal, self.data, self.devices, self.signals = journal, data, devices, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         batches = Watched(self.data.once(self.devices), self.data.several_shapes)
+        options = {"steps": len(self.data), "callbacks": [_StopEvaluating(self.signals)], "verbose": 0}
         with kept_metrics(self.model), fixed_noise(self.model), averaged_weights(self.model):
-            values = self.model.evaluate(stream(batches), steps=len(self.data), verbose=0, return_dict=True)
+            values = self.model.evaluate(stream(batches), return_dict=True, **options)
+        if self.signals.received:
+            return
         batches.raise_failure(len(self.data))
         self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
 
 
+class _StopEvaluating(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends Keras's `evaluate` after the batch in which a signal is received."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        super().__init__()
+        self.signals = signals
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.signals.received:
+            self.model.stop_evaluating = True
+
+
 class SaveCheckpoint(StepCallback):
-    """Writes checkpoints, also on Ctrl-C or SIGTERM, which end the training, and after an error.
+    """Writes checkpoints, also on Ctrl-C or SIGTERM, which end the training after the current step, and after an error.
 
     Args:
         start, total, every: See `StepCallback`.
         checkpoints: The checkpoints.
         data: The training batches.
+        signals: The signals that end the training.
+        before: Steps between two calls of other work that may take long, such as sample grids. A temporary checkpoint
+            is written before it, because a process that is told to end may have little time. 0: it is never called.
         is_chief: Whether this process writes checkpoints.
     """
 
     def __init__(
-        self, start: int, total: int, every: int, checkpoints: Checkpoints, data: Watched, is_chief: bool = True
+        self,
+        start: int,
+        total: int,
+        every: int,
+        checkpoints: Checkpoints,
+        data: Watched,
+        signals: StopSignals,
+        before: Sequence[int] = (),
+        is_chief: bool = True,
     ) -> None:
         super().__init__(start, total, every)
-        self.checkpoints, self.data, self.is_chief = checkpoints, data, is_chief
-        self.interrupted_at: int | None = None
-        self._asked = threading.Event()
-        self._before: dict[int, Any] = {}
+        self.checkpoints, self.data, self.signals, self.is_chief = checkpoints, data, signals, is_chief
+        self.before = [number for number in before if number]
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.signals.listen()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.restore_signals()
-
-    def restore_signals(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.is_set():  # a second signal stops at once
-            raise KeyboardInterrupt
-        self._asked.set()
+        self.signals.ignore()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.start + batch + 1
-        if self._asked.is_set() and step < self.total:
-            self.interrupted_at = step
+        if self.signals.received and step < self.total:
             self.model.stop_training = True
             self.synchronize()
             self.at_step(step, {})
+        elif step % self.every and step < self.total and any(step % number == 0 for number in self.before):
+            self.synchronize()
+            self.checkpoints.save(step, self.model, temporary=True)
         else:
             super().on_train_batch_end(batch, logs)
         if step < self.total:
@@ -214,29 +231,41 @@ class SaveCheckpoint(StepCallback):
 
 
 class Evaluate(StepCallback):
-    """Scores the model with the EMA weights if there are any, or else with the trained weights."""
+    """Scores the model with the EMA weights if there are any, or else with the trained weights; not after a signal."""
 
-    def __init__(self, start: int, total: int, every: int, evaluate: Callable[[int], None]) -> None:
+    def __init__(
+        self, start: int, total: int, every: int, evaluate: Callable[[int], None], signals: StopSignals
+    ) -> None:
         super().__init__(start, total, every)
-        self.evaluate = evaluate
+        self.evaluate, self.signals = evaluate, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
+        if self.signals.received:
+            return
         with averaged_weights(self.model):
             self.evaluate(step)
 
 
 class RenderSamples(StepCallback):
-    """Generates images of the same prompts from the same noise, with the trained weights and with their EMA."""
+    """Generates images of the same prompts from the same noise, with the trained weights and with their EMA.
 
-    def __init__(self, start: int, total: int, every: int, render: Callable[[int, str], None]) -> None:
+    It generates nothing more after a signal.
+    """
+
+    def __init__(
+        self, start: int, total: int, every: int, render: Callable[[int, str], None], signals: StopSignals
+    ) -> None:
         super().__init__(start, total, every)
-        self.render = render
+        self.render, self.signals = render, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
+        if self.signals.received:
+            return
         with averaged_weights(self.model) as averaged:
             if averaged:
                 self.render(step, "")
-        self.render(step, "-raw" if averaged else "")
+        if not self.signals.received:
+            self.render(step, "-raw" if averaged else "")
 
 
 def _scalar(value: Any) -> float:

@@ -76,13 +76,19 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self._temporary: set[int] = set()
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints, in ascending order."""
         return checkpoint_steps(self.folder)
 
-    def save(self, step: int, model: LossModel) -> None:
+    def save(self, step: int, model: LossModel, temporary: bool = False) -> None:
         """Writes a checkpoint atomically, then deletes the oldest ones.
+
+        Args:
+            step: The step.
+            model: The model.
+            temporary: Whether to delete this checkpoint when the next one is written. It is kept besides the others.
 
         Raises:
             RunError: a weight is not finite. The older checkpoints stay.
@@ -94,7 +100,9 @@ class Checkpoints:
             save_variables(self._frozen, frozen, {"api": str(API)})
         state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
         save_variables(self._path(step), state, {"step": str(step), "api": str(API)})
-        for old in self.steps()[: -self.keep]:
+        former, self._temporary = self._temporary - {step}, {step} if temporary else set()
+        lasting = [other for other in self.steps() if other not in former | self._temporary]
+        for old in [*former, *lasting[: -self.keep]]:
             self._path(old).unlink(missing_ok=True)
 
     def restore(self, model: LossModel, last: int) -> int:

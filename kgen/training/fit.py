@@ -22,6 +22,7 @@ from kgen.training.loggers import Loggers
 from kgen.training.optimizers.averaging import make_optimizer
 from kgen.training.optimizers.warmup import WarmUp
 from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
+from kgen.training.signals import StopSignals
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
     optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema)
-    model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation)
+    model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation, remat=fit.remat)
 
 
 def train(
@@ -92,23 +93,24 @@ def train(
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
     journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
-    position = Position(start)
-    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
+    position, signals = Position(start), StopSignals()
+    before = [sample_every if render else 0, evaluate_every if evaluate else 0]
+    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before, chief)
     own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
         replicas = distribution.replicas
-        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas))
+        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas, signals))
     callbacks.append(saver)
     if render is not None:
         callbacks.append(
-            RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal))
+            RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal), signals)
         )
     if evaluate is not None:
-        callbacks.append(Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal)))
+        callbacks.append(Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal), signals))
     with contextlib.ExitStack() as stack:
-        stack.callback(saver.restore_signals)
+        stack.callback(signals.ignore)
         stack.callback(data.close)
         if start < fit.steps:
             steps = fit.steps - start
@@ -117,7 +119,7 @@ def train(
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = position.step or 0
         saver.save_at(step)  # if a callback ended the training
-        return Progress(step, saver.interrupted_at is not None, journal.seconds)
+        return Progress(step, signals.received, journal.seconds)
 
 
 @contextlib.contextmanager

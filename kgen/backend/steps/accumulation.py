@@ -16,6 +16,7 @@ from keras import ops
 
 from kgen.backend.gradients import dense
 from kgen.backend.steps.micro_batch import MicroBatch, computing
+from kgen.backend.steps.rematerialization import rematerializing
 from kgen.backend.steps.states import Changes, changed_value, first_value, state_variables
 
 Tensor = Any
@@ -99,7 +100,8 @@ def _loss(model: Model, share: Share, data: Any, micro_batch: MicroBatch) -> Ten
     """A micro-batch's part of the loss, scaled for float16. The sum of all parts is the loss of the batch."""
     batch, _, weights = keras.utils.unpack_x_y_sample_weight(data)
     rows, weights_of_rows = micro_batch.rows((batch, weights))
-    losses = model(rows, training=True)
+    with rematerializing(model.remat):
+        losses = model(rows, training=True)
     loss = model.compute_loss(rows, None, losses, weights_of_rows, training=True)
     return model.optimizer.scale_loss(loss * share(batch, weights, micro_batch))
 

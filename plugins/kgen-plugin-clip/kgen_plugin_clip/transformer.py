@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import FusedDense
+from kgen.nn import FusedDense, RematLayer
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -23,7 +23,7 @@ EPSILON = 1e-5
 """The number that normalizations add to the variance, in the published code."""
 
 
-class Block(keras.layers.Layer):  # type: ignore[misc]
+class Block(RematLayer):
     """A pre-norm block (Radford et al. 2019): self-attention, and a hidden layer.
 
     The weights are initialized as in the published code of CLIP (Radford et al. 2021).

@@ -10,7 +10,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import Space, SpaceError
-from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, conv3x3, depth_to_space, space_to_depth
+from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, Upsample, conv3x3, depth_to_space, space_to_depth
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -57,7 +57,7 @@ class Network:
         return height // self.factor, width // self.factor
 
 
-class ResidualBlock(keras.layers.Layer):
+class ResidualBlock(RematLayer):
     """A residual block of two normalized convolutions (He et al. 2016)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, conv3x3
+from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, Upsample, conv3x3
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -29,7 +29,7 @@ def conv1x1(channels: int, policy: Any, name: str) -> keras.layers.Conv2D:
     return keras.layers.Conv2D(channels, 1, dtype=policy, name=name)
 
 
-class ResnetBlock(keras.layers.Layer):
+class ResnetBlock(RematLayer):
     """A residual block of two normalized convolutions (`ResnetBlock2D`).
 
     Args:

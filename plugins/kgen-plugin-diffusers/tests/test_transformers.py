@@ -33,19 +33,23 @@ COMMON: dict[str, dict[str, Any]] = {
     "patches of one position": {"patch_size": 1, "sample_size": 4},
     "patches of three positions": {"patch_size": 3},
     "size of the training": {"sample_size": 20},
-    "exact activation": {"activation_fn": "gelu"},
-    "gated activation": {"activation_fn": "geglu"},
-    "gate with silu": {"activation_fn": "swiglu"},
-    "silu": {"activation_fn": "linear-silu"},
     "weights of the normalizations": {"norm_elementwise_affine": True},
     "epsilon": {"norm_eps": 0.3},
     "without an effect": {"norm_num_groups": 3, "upcast_attention": True, "dropout": 0},
 }
 
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "exact activation": {"activation_fn": "gelu"},
+    "gated activation": {"activation_fn": "geglu"},
+    "gate with silu": {"activation_fn": "swiglu"},
+    "silu": {"activation_fn": "linear-silu"},
+}
+"""Options of the hidden layers, which both models share."""
+
 ZERO, SINGLE = {"norm_type": "ada_norm_zero"}, {"norm_type": "ada_norm_single", "cross_attention_dim": 12}
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    **{f"DiT: {name}": (DIT, DIT, options) for name, options in COMMON.items()},
+    **{f"DiT: {name}": (DIT, DIT, options) for name, options in {**COMMON, **ACTIVATIONS}.items()},
     "DiT: classes": (DIT, DIT, {"num_embeds_ada_norm": 8}),
     "DiT: earlier class": (DIT, EARLIER, {**ZERO, "attention_bias": True, "activation_fn": "gelu"}),
     "DiT: defaults of the earlier class": (DIT, EARLIER, ZERO),
@@ -166,6 +170,16 @@ def test_a_pipeline_has_the_weights_of_the_folder(folders: dict[str, Path]) -> N
     assert sum(array.size for array in arrays.values()) == sum(int(np.prod(path.shape)) for path in paths.values())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_matrix_has_a_name_in_lora_files(kind: str, folders: dict[str, Path], published: ModuleType) -> None:
+    import torch
+
+    places = assembled(kind, folders[kind]).generator.model.lora_names().places()
+    model = getattr(published.diffusers, kind).from_pretrained(folders[kind])
+    names = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    assert len(names) > 15 and {f"transformer.{name}" for name in names} <= set(places)
+
+
 PROBLEMS: dict[str, tuple[str, dict[str, Any], str]] = {
     "another model": (
         DIT,
@@ -257,6 +271,7 @@ class Transformer(GeneratorConformance):
         return kgen.make_generator(generator(self.kind, Published.paths[self.kind]), space, self.conditions)
 
 
+@pytest.mark.slow
 class TestDiT(Transformer):
     kind = DIT
     conditions = ConditionSpace(1, CLASSES + 1)

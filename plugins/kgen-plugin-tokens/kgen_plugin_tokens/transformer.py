@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen.nn import Dropout, FusedDense, attention_weights
+from kgen.nn import Dropout, FusedDense, RematLayer, attention_weights
 from kgen_plugin_tokens.positions import rotate
 
 Tensor = Any
@@ -121,7 +121,7 @@ class Attention(keras.layers.Layer):
         return ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), parts, axis=0)
 
 
-class Block(keras.layers.Layer):
+class Block(RematLayer):
     """Attention to the sequence, attention to the text unless it is a prefix, and a SwiGLU MLP (Shazeer 2020)."""
 
     def __init__(self, options: Transformer, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import MultiHeadAttention, Upsample
+from kgen.nn import MultiHeadAttention, RematLayer, Upsample
 from kgen_plugin_diffusers.layers import FeedForward, ResnetBlock, Shape, Tensor, conv1x1, group_norm
 from kgen_plugin_diffusers.unet.architecture import Architecture, Stage
 
@@ -17,7 +17,7 @@ TRANSFORMER_EPSILON = 1e-5
 """The number that the layer normalizations add to the variance."""
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(RematLayer):
     """Self-attention, attention to the text, and a gated hidden layer (`BasicTransformerBlock`).
 
     Args:

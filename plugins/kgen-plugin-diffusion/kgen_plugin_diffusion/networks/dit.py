@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, grid_positions
+from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, RematLayer, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -18,7 +18,7 @@ Shape = tuple[int | None, ...]
 _positions = functools.lru_cache(maxsize=64)(grid_positions)
 
 
-class DiTBlock(keras.layers.Layer):
+class DiTBlock(RematLayer):
     """Self-attention, cross-attention to the text, and an MLP.
 
     The embedding scales, shifts and gates the self-attention and the MLP (adaLN-zero). All gates and the output of the

@@ -8,13 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import GroupNorm, MultiHeadAttention, grid_positions
+from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class ResidualBlock(keras.layers.Layer):
+class ResidualBlock(RematLayer):
     """A residual block: the text scales and shifts the input of both convolutions (FiLM, Perez et al. 2018)."""
 
     def build(self, x_shape: Shape, embedding_shape: Shape) -> None:

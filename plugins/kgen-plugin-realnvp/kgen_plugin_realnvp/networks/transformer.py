@@ -8,13 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import MultiHeadAttention, grid_positions
+from kgen.nn import MultiHeadAttention, RematLayer, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(RematLayer):
     """Self-attention, optional attention to the words, and an MLP. The pooled text modulates the first and the last.
 
     Args:

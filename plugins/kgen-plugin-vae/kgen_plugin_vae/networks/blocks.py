@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import GroupNorm, MultiHeadAttention, ResidualBlock
+from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, ResidualBlock
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -34,7 +34,7 @@ class TextEmbedding(keras.layers.Layer):
         return self.out(self.hidden(pooled))
 
 
-class Block(keras.layers.Layer):
+class Block(RematLayer):
     """A residual block and, unless `heads` is 0, attention of every pixel to the words."""
 
     def __init__(self, channels: int, heads: int, **kwargs: Any) -> None:

@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM end a training soon, at any moment, with a checkpoint from which it goes on exactly."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_training import FIT, Vanishing, Whole, make, run, whole  # noqa: F401 (a fixture)
+
+import kgen
+from kgen.config import FitConfig
+from kgen.contracts.dataset import Split
+from kgen.data.loader import Loader
+from kgen.training.checkpoint import Checkpoints, training_state
+from kgen.training.distribution import Distribution
+from kgen.training.fit import Progress, compile_model, train
+from kgen.training.journal import read_rows
+
+pytestmark = pytest.mark.portable
+
+
+def interrupted(folder: Path, steps: int = 12, **options: Any) -> Progress:
+    """Trains up to a signal. `options` are arguments of `train`."""
+    dataset = Vanishing()
+    pipeline = make(dataset)
+    fit = FitConfig(steps=steps, **{**FIT, "checkpoint_every": 100})
+    compile_model(pipeline, fit)
+    data = Loader(dataset, pipeline.encoder, batch_size=4)
+    unseen = options.pop("validation", None)
+    return train(
+        pipeline,
+        fit,
+        folder,
+        data=data,
+        validation=unseen and Loader(unseen, pipeline.encoder, batch_size=4, split="validation"),
+        distribution=Distribution(),
+        seed=0,
+        **options,
+    )
+
+
+def goes_on_as(whole: kgen.Pipeline, folder: Path) -> None:  # noqa: F811
+    pipeline, progress = run(folder, 12, Vanishing())
+    assert (progress.step, progress.interrupted) == (12, False)
+    expected = training_state(whole)
+    for name, variable in training_state(pipeline).items():
+        np.testing.assert_array_equal(variable.numpy(), expected[name].numpy(), err_msg=name)
+
+
+class Signalling(Vanishing):
+    """Its first validation image sends SIGTERM."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        if (split, index) == ("validation", 0):
+            signal.raise_signal(signal.SIGTERM)
+        return super().image(split, index)
+
+
+def test_sigterm_in_a_validation(whole: Whole, tmp_path: Path) -> None:  # noqa: F811
+    progress = interrupted(tmp_path, validation=Signalling())
+    assert (progress.step, progress.interrupted) == (5, True)
+    assert not any(row["val_loss"] for row in read_rows(tmp_path / "metrics.csv"))
+    goes_on_as(whole[1], tmp_path)
+
+
+def test_sigterm_while_images_are_generated(whole: Whole, tmp_path: Path) -> None:  # noqa: F811
+    saved: dict[int, list[int]] = {}
+    drawn: list[Any] = []
+    scored: list[int] = []
+
+    def render(step: int, suffix: str, journal: Any) -> None:
+        drawn.append((step, suffix))
+        saved[step] = Checkpoints(tmp_path / "checkpoints", 9).steps()
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    def evaluate(step: int, journal: Any) -> None:
+        scored.append(step)
+
+    options = {"render": render, "sample_every": 2, "evaluate": evaluate, "evaluate_every": 2}
+    progress = interrupted(tmp_path, **options)
+    assert saved == {2: [2], 4: [4]}  # also a killed process would go on from these steps
+    assert drawn == [(2, ""), (2, "-raw"), (4, "")] and scored == [2]
+    assert (progress.step, progress.interrupted) == (5, True)
+    goes_on_as(whole[1], tmp_path)
+
+
+def test_sigterm_after_the_last_step(tmp_path: Path) -> None:
+    def render(step: int, suffix: str, journal: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    progress = interrupted(tmp_path, 3, render=render, sample_every=3)
+    assert (progress.step, progress.interrupted) == (3, True)  # the run does not go on to its evaluation
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Checkpoints(tmp_path / "checkpoints", 9).steps() == [3]
