@@ -9,4 +9,8 @@ KGEN_API = 1
 
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
-    registry.dataset("stripes", "kgen_plugin_yourname.stripes:Stripes", summary="Colored stripes, drawn by a rule")
+    registry.dataset(
+        "stripes",
+        "kgen_plugin_yourname.stripes:Stripes",
+        summary="Colored stripes, drawn by a rule",
+    )

@@ -9,4 +9,8 @@ KGEN_API = 1
 
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
-    registry.logger("lines", "kgen_plugin_yourname.lines:Lines", summary="Lines of JSON in the run directory")
+    registry.logger(
+        "lines",
+        "kgen_plugin_yourname.lines:Lines",
+        summary="Lines of JSON in the run directory",
+    )

@@ -10,5 +10,7 @@ KGEN_API = 1
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
     registry.metric(
-        "colorfulness", "kgen_plugin_yourname.colorfulness:Colorfulness", summary="How colorful the images are"
+        "colorfulness",
+        "kgen_plugin_yourname.colorfulness:Colorfulness",
+        summary="How colorful the images are",
     )
