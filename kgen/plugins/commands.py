@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgen.errors import KgenError, PluginError
-from kgen.plugins.discovery import ask, registry
+from kgen.plugins.discovery import Hooks, registry
 from kgen.plugins.isolation import isolated
 from kgen.plugins.registry import Provenance, check_path, check_summary, imported
 
@@ -75,13 +75,13 @@ def find_commands(taken: Collection[str]) -> tuple[dict[str, Command], dict[str,
         The commands by name, and the reasons for those that are refused. A reason is filed under the name of the
         command, or under the namespace of the plugin if its hook failed.
     """
-    added: list[Command] = []
+    hooks, added = Hooks(), list[Command]()
     refused: dict[str, str] = {}
     for origin, plugin in registry().plugins.items():
         commands = Commands(origin)
         try:
             with isolated(f"kgen_commands of {origin}"):
-                ask("kgen_commands", plugin, origin, commands=commands)
+                hooks.ask("kgen_commands", plugin, origin, commands=commands)
         except KgenError as error:
             refused[origin.namespace] = f"{origin} adds no command: {error}"
         else:

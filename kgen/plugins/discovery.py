@@ -48,9 +48,9 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
         entry_points: The entry points of plugins.
         disabled: Namespaces of plugins that are not imported.
     """
-    found = Registry()
+    found, hooks = Registry(), Hooks()
     own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
-    ask("kgen_components", builtin, own, registry=Registrar(found, own))
+    hooks.ask("kgen_components", builtin, own, registry=Registrar(found, own))
     described = [(ep, ep.dist.metadata) for ep in entry_points]  # every access to `metadata` parses a file
     plugins = {(ep.name, ep.value, metadata["Name"]): (ep, metadata["Version"]) for ep, metadata in described}
     origins = {key: Provenance(key[0], key[2], plugins[key][1]) for key in sorted(plugins)}
@@ -65,7 +65,7 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
             with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
                 plugin = entry_point.load()
                 _check_contract(plugin, origin)
-                ask("kgen_components", plugin, origin, registry=Registrar(trial, origin))
+                hooks.ask("kgen_components", plugin, origin, registry=Registrar(trial, origin))
         except KgenError as error:
             found.broken[origin] = str(error)
             if isinstance(error, IncompatibleError):
@@ -143,10 +143,19 @@ def _check_contract(plugin: Any, origin: Provenance) -> None:
     )
 
 
-def ask(hook: str, plugin: object, origin: Provenance, **arguments: Any) -> None:
-    """Calls a hook of a plugin, if the plugin implements it. A misspelled hook is an error."""
-    manager = pluggy.PluginManager("kgen")
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin, name=origin.namespace)
-    manager.check_pending()
-    getattr(manager.hook, hook)(**arguments)
+class Hooks:
+    """kgen's hooks. They ask one plugin at a time, so that the fault of one does not reach the others."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("kgen")
+        self._manager.add_hookspecs(hookspecs)
+
+    def ask(self, hook: str, plugin: object, origin: Provenance, **arguments: Any) -> None:
+        """Calls a hook of a plugin, if the plugin implements it. A misspelled hook is an error."""
+        try:
+            self._manager.register(plugin, name=origin.namespace)
+            self._manager.check_pending()
+            getattr(self._manager.hook, hook)(**arguments)
+        finally:
+            if self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)

@@ -27,7 +27,7 @@ from kgen.parts.construction import Choice
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.prompts import check_number
-from kgen.plugins.discovery import ask, registry
+from kgen.plugins.discovery import Hooks, registry
 from kgen.plugins.faults import component_errors, reason
 from kgen.runs.evaluation_config import changed_config, united, with_metrics
 from kgen.runs.report import write_report
@@ -339,9 +339,10 @@ def _publish(
 
 def _tell_plugins(directory: RunDirectory, scores: Scores) -> None:
     """Calls `kgen_run_finished` of every plugin, and warns if one fails."""
+    hooks = Hooks()
     for origin, plugin in registry().plugins.items():
         try:
-            ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
+            hooks.ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
         except (Exception, SystemExit) as error:
             message = f"kgen_run_finished of {origin} failed: {reason(error)}"
             warnings.warn(f"{message}; the run is finished", HookWarning, stacklevel=2)
