@@ -77,14 +77,14 @@ class DecoderConformance(LossConformance):
         batch = tensors(self.loss_batch(component))
         if self.trains:
             create_weights(self._function(component, training=False), batch)
-        create_weights(lambda batch: self._call(component, batch), batch)
+        create_weights(lambda batch: self._call(component, batch, self.decode_options[0]), batch)
         component.built = True
         return component
 
-    def _call(self, component: Decoder, batch: Batch) -> None:
+    def _call(self, component: Decoder, batch: Batch, given: Options) -> None:
         latent = component.encode(batch["images"])
-        noise = tensors(sample(component.noise_spec(), [(0, copy) for copy in range(BATCH)]))
-        component.decode(latent, batch["condition"], noise)
+        noise = tensors(sample(component.noise_spec(**given), [(0, copy) for copy in range(BATCH)]))
+        component.decode(latent, batch["condition"], noise, **given)
 
     # ---- both directions ------------------------------------------------------------------------------------------
 
@@ -138,10 +138,10 @@ class DecoderConformance(LossConformance):
         assert len(bench.component.variables) == bench.count, "decode creates weights: create them before"
 
     def test_all_layers_are_built(self) -> None:
-        """Checks that all layers are built, also if the decoder is only used for sampling."""
+        """Checks that all layers are built, also if the decoder is only used for sampling, with its default options."""
         component = self.build()
         component.build(None)
-        create_weights(lambda batch: self._call(component, batch), tensors(self.loss_batch(component)))
+        create_weights(lambda batch: self._call(component, batch, {}), tensors(self.loss_batch(component)))
         check_built(component)
 
     def test_decodes_any_latent(self) -> None:
