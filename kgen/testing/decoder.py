@@ -35,7 +35,7 @@ class DecoderConformance(LossConformance):
     """The space of the conditions that `decode` and `compute_losses` receive."""
 
     decode_options: ClassVar[Sequence[Options]] = ({},)
-    """Sets of options of `decode`, each of which is checked."""
+    """Sets of options of `decode`, each of which is checked. Most checks take the first."""
 
     reconstruction: ClassVar[float | None] = None
     """Largest mean absolute error of decode(encode(images)) without training; 0.0 for a lossless decoder."""
