@@ -29,7 +29,7 @@ from kgen.random import normal, per_example
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
-from kgen_plugin_diffusion.networks import DiT, Network, Pretrained
+from kgen_plugin_diffusion.networks import ChecksSpace, DiT, Network, Pretrained
 from kgen_plugin_diffusion.predictions import Noise, Prediction
 from kgen_plugin_diffusion.samplers import Denoise, Sampler, takes_eta, time_grid
 from kgen_plugin_diffusion.schedules import Karras, Schedule
@@ -115,7 +115,7 @@ class Diffusion(Generator):
         if not getattr(self.network, "any_shape", False):
             super().check_space(space)
         self.network.check(space)
-        if isinstance(self.model, Pretrained):
+        if isinstance(self.model, ChecksSpace):
             self.model.check_space(space)
 
     # ---- files ----------------------------------------------------------------------------------------------------

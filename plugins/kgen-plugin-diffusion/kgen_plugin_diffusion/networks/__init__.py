@@ -55,14 +55,19 @@ class Pretrained(Protocol):
             SpaceError: the network does not fit such latents or conditions.
         """
 
-    def check_space(self, space: Space) -> None:
-        """Raises SpaceError if the built network, as the files describe it, does not fit latents of this size."""
-
     def save_assets(self, path: str | Path) -> None:
         """Writes what was read from the files, except weights, to a folder."""
 
     def load_assets(self, path: str | Path) -> None:
         """Reads what `save_assets` wrote."""
+
+
+@runtime_checkable
+class ChecksSpace(Protocol):
+    """The protocol of a network's layer that knows from its files which sizes it supports."""
+
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if the built network, as the files describe it, does not fit latents of this size."""
 
 
 @dataclass(frozen=True)
