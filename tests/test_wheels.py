@@ -32,13 +32,18 @@ def pip(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def untracked(folder: str, names: list[str]) -> set[str]:
+    """The names in a folder of the repository that git does not track, and those of hidden files."""
+    own = {"build", "dist", "runs", "site"} if folder == str(ROOT) else {"build"}
+    return {name for name in names if name[0] == "." or name == "__pycache__" or name.endswith(".egg-info")} | own
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheels of all distributions; that of the core is built from its sdist, as `make dist` does."""
     pytest.importorskip("setuptools")
     source, built = tmp_path_factory.mktemp("copy") / "kgen", tmp_path_factory.mktemp("wheels")
-    left_out = shutil.ignore_patterns(".*", "runs", "build", "dist", "site", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, symlinks=True, ignore=left_out)
+    shutil.copytree(ROOT, source, symlinks=True, ignore=untracked)
     bytecode = source / "kgen/authoring/templates/metric/kgen_plugin_yourname/__pycache__/plugin.cpython-311.pyc"
     bytecode.parent.mkdir()
     bytecode.write_bytes(b"of a linter or a test")
