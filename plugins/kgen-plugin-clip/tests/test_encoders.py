@@ -200,6 +200,8 @@ def test_recall_counts_columns_that_are_nearer() -> None:
     assert [recall(similarity, right, k) for k in (1, 2, 3)] == [1 / 3, 2 / 3, 1.0]
     with_equal = right | right[::-1]  # the first and the third caption are equal
     assert recall(similarity, with_equal, 1) == 2 / 3
+    without = right & [[True], [True], [False]]
+    assert [recall(similarity, without, k) for k in (1, 3, 9)] == [1 / 3, 2 / 3, 2 / 3]
     scores = retrieval_scores(np.eye(3), np.eye(3)[[1, 0, 2]], ["a", "b", "c"])
     assert scores["image to text R@1"] == scores["text to image R@1"] == 1 / 3
     assert scores["image to text R@5"] == 1.0
