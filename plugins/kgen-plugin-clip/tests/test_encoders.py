@@ -250,6 +250,13 @@ def test_wrong_sizes_are_found_before_the_training() -> None:
         RunConfig.from_dict({**CONFIG, "encoder": "clip/image"})
 
 
+def test_a_run_with_another_encoder_has_no_image_tower(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("encoder: {name: text/bag, dim: 8, length: 6}", encoding="utf-8")
+    with pytest.raises(kgen.ConfigError, match=r"uses the weights of a trained 'Clip', but .* has 'text/bag'") as error:
+        RunConfig.from_dict({**CONFIG, "encoder": {"name": "clip/image", "from": str(tmp_path)}})
+    assert "unknown key" not in str(error.value)
+
+
 @pytest.mark.slow
 def test_training_finds_the_captions_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of another random choice; by chance, the recall would be 1/64."""
