@@ -14,7 +14,16 @@ from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
-from kgen.training.callbacks import Evaluate, Log, Position, RenderSamples, SaveCheckpoint, Validate
+from kgen.training.callbacks import (
+    OF_OPTIMIZER,
+    SPEED,
+    Evaluate,
+    Log,
+    Position,
+    RenderSamples,
+    SaveCheckpoint,
+    Validate,
+)
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
@@ -87,11 +96,9 @@ def train(
         for listener in listeners:
             listener(step, values)
 
-    losses = [*model.trackers, *(f"val_{name}" for name in model.trackers)]
-    columns = ["learning_rate", "images_per_second", "input_wait", "input_images_per_second", *losses]
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
-    journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
+    journal = Journal(own_folder, _columns(model), start, tell, loggers if chief else None, stage)
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
     position, signals = Position(start), StopSignals()
     before = [sample_every if render else 0, evaluate_every if evaluate else 0]
@@ -120,6 +127,12 @@ def train(
         step = position.step or 0
         saver.save_at(step)  # if a callback ended the training
         return Progress(step, signals.received, journal.seconds)
+
+
+def _columns(model: LossModel) -> list[str]:
+    """The columns of the journal of a model."""
+    by_level = [] if model.loss_curve is None else model.loss_curve.axis.columns()
+    return [*OF_OPTIMIZER, *SPEED, *model.trackers, *(f"val_{name}" for name in model.trackers), *by_level]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ class Averaging:
     gradient. Vectors, such as biases and gains, have no weight decay. A weight with an attribute `learning_rate_share`
     is trained with that share of the learning rate; its weight decay takes the whole rate.
 
+    The gradient is clipped to `clip_norm`. Under tf.distribute, each replica divides the clipped whole gradient by the
+    number of replicas, because Keras sums it up again.
+
     The optimizer class must update each variable in `update_step`, as all optimizers of Keras do.
 
     Args:
@@ -33,6 +36,10 @@ class Averaging:
         clip_norm: Largest global norm of the gradient; None: no clipping.
         average: Final decay of the EMA, in [0, 1); step t uses min(average, t / (t + 10)). None: no EMA.
         options: Arguments of the optimizer class.
+
+    Attributes:
+        averages: The EMA of each weight, in the order of the weights; empty if there is none.
+        gradient_norm: The global norm of the last gradient before clipping.
 
     Raises:
         ValueError: gradients are accumulated and clipped; clipping would apply to each part of the sum.
@@ -66,11 +73,15 @@ class Averaging:
             self.averages = [self.add_variable_from_reference(v, name="average") for v in variables]
             for average, variable in zip(self.averages, variables, strict=True):
                 average.assign(np.array(ops.convert_to_numpy(variable)))  # a copy: JAX donates its buffers
+        self.gradient_norm = self.add_variable((), aggregation="only_first_replica", name="gradient_norm")
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         grads = [dense(gradient) for gradient in grads]
+        summed = _summed(grads)
+        norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in summed if g is not None))
+        self.gradient_norm.assign(norm)
         if self.clip_norm is not None:
-            grads = _clip_globally(grads, self.clip_norm)
+            grads = _scaled(summed, ops.minimum(1.0, self.clip_norm / (norm + 1e-12)) / replica_count())
         super().apply(grads, trainable_variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -120,18 +131,16 @@ def make_optimizer(
             raise ConfigError(f"optimizer '{component.id}': {error}") from error
 
 
-def _clip_globally(grads: list[Any], limit: float) -> list[Any]:
-    """Scales dense gradients down to a global norm; under tf.distribute, that of the sum over replicas.
+def _summed(grads: list[Any]) -> list[Any]:
+    """The sum of dense gradients over the replicas of tf.distribute, on each of them."""
+    if replica_count() == 1:
+        return grads
+    import tensorflow as tf
 
-    There, the whole gradient is returned on each replica, divided by their number: the optimizer sums it up again.
-    """
-    count = replica_count()
-    if count > 1:
-        import tensorflow as tf
+    present = [g for g in grads if g is not None]
+    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if g is None else next(summed) for g in grads]
 
-        present = [g for g in grads if g is not None]
-        summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
-        grads = [None if g is None else next(summed) for g in grads]
-    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None))
-    scale = ops.minimum(1.0, limit / (norm + 1e-12)) / count
+
+def _scaled(grads: list[Any], scale: Any) -> list[Any]:
     return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
