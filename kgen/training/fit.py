@@ -32,6 +32,7 @@ from kgen.training.optimizers.averaging import make_optimizer
 from kgen.training.optimizers.warmup import WarmUp
 from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 from kgen.training.signals import StopSignals
+from kgen.training.snapshots import save_snapshots
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
     """Compiles a model with the optimizer of `fit`. Raises ConfigError if its options do not suit the weights."""
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
-    optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema)
+    optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.averages)
     model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation, remat=fit.remat)
 
 
@@ -109,7 +110,8 @@ def train(
     if validation is not None:
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas, signals))
-    callbacks.append(saver)
+    snapshots = save_snapshots(fit, folder, start) if chief else None
+    callbacks += [saver] if snapshots is None else [snapshots, saver]
     if render is not None:
         callbacks.append(
             RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal), signals)
@@ -125,6 +127,8 @@ def train(
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = position.step or 0
+        if snapshots is not None and step not in checkpoints.steps():
+            snapshots.save_at(step)
         saver.save_at(step)  # if a callback ended the training
         return Progress(step, signals.received, journal.seconds)
 
