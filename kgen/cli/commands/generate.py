@@ -215,7 +215,7 @@ def _generate_between(
     from kgen.runs.run import open_decoder
 
     model = Variations(*open_decoder(run))
-    options = decoding_options([_of_decoder(setting) for setting in settings], type(model.decoder))
+    options = decoding_options(_of_decoder(settings), type(model.decoder), section="decoder")
     height, width, channels = model.decoder.image_space.shape
     pixels = np.stack([read_image(image, channels, (height, width)) for image in images])
     one, other = model.embed_images(pixels)
@@ -229,14 +229,15 @@ def _generate_between(
     target.write(made.swapaxes(0, 1).reshape(-1, *made.shape[2:]), copies, len(blend), facts, scale)
 
 
-def _of_decoder(setting: str) -> str:
-    """The setting of an option of the decoder, "decoder.KEY=VALUE", as "KEY=VALUE"."""
-    if not setting.startswith("decoder."):
-        raise ConfigError(
-            f"--set {setting}: has no effect with --blend, which uses no generator: set options of the decoder, such "
-            "as decoder.steps=20"
-        )
-    return setting.removeprefix("decoder.")
+def _of_decoder(settings: Sequence[str]) -> Sequence[str]:
+    """The settings, "decoder.KEY=VALUE". Raises ConfigError for one that is not of the decoder."""
+    for setting in settings:
+        if not setting.startswith("decoder."):
+            raise ConfigError(
+                f"--set {setting}: has no effect with --blend, which uses no generator: set options of the decoder, "
+                "such as decoder.steps=20"
+            )
+    return settings
 
 
 def _note_single_words(prompts: list[str]) -> None:
