@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "FitConfig": ("fit", "The keys of `fit`, also of `encoder.fit` and `decoder.fit`."),
     "LoraConfig": ("fit.lora", "Low-rank adaptation."),
+    "PowerEmaConfig": ("fit.ema", "Averages of which `kgen average` makes others after the training."),
     "InitConfig": ("init", "The keys of `init`, also of `encoder.init` and `decoder.init`."),
     "SampleConfig": ("sample", ""),
     "EvaluateConfig": ("evaluate", ""),
