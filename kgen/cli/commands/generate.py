@@ -129,7 +129,7 @@ def command(
     _note_single_words(prompts)
     texts = [prompt for prompt in prompts for _ in range(number)]
     target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts, "prompt")
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.config import sampling_options
@@ -202,7 +202,7 @@ def _generate_between(
     target: _Target,
 ) -> None:
     """Generates images between two images, with `number` noises, each of which all positions share."""
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     import numpy as np
