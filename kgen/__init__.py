@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
     from kgen.experiments.sections import ReportSection
+    from kgen.generation.models import ModelCache
+    from kgen.generation.request import ImageRequest
+    from kgen.generation.writing import write_images
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator, make_metric
     from kgen.parts.freezing import freeze
@@ -80,6 +83,9 @@ _LAZY = {
     "freeze_layer": "kgen.backend.attributes",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
+    "ImageRequest": "kgen.generation.request",
+    "ModelCache": "kgen.generation.models",
+    "write_images": "kgen.generation.writing",
     "Pipeline": "kgen.pipeline.model",
     "Variations": "kgen.pipeline.decoding.variations",
     "Guidance": "kgen.contracts.capabilities",
@@ -125,10 +131,12 @@ __all__ = [
     "Guide",
     "GuideModel",
     "ImageEmbedder",
+    "ImageRequest",
     "Joint",
     "KgenError",
     "Logger",
     "Metric",
+    "ModelCache",
     "NoiseSpec",
     "OneOf",
     "Pipeline",
@@ -181,6 +189,7 @@ __all__ = [
     "save_lora",
     "save_sheet",
     "weight_paths",
+    "write_images",
     "sampling_options",
 ]
 
