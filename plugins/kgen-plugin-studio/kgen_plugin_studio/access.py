@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -41,7 +42,7 @@ class Guard:
 
     With a token, a browser shows it once, as ``/?token=TEXT``, and then keeps it in a cookie. Without one, the request
     must be addressed to this machine, so that no other web site can reach the page through the browser
-    (DNS rebinding).
+    (DNS rebinding). Requests that come from the pages of other web sites are refused.
 
     Args:
         app: The ASGI application.
@@ -71,6 +72,9 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that may not see the page, or that shows the token; None if it passes."""
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return PlainTextResponse("kgen studio answers no other web site", 403)
         if self.token is None:
             known = request.url.hostname in LOOPBACK
             return None if known else PlainTextResponse("kgen studio answers only this machine", 403)

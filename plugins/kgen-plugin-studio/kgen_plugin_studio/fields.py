@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ def _fields(method: Callable[..., Any], owner: type[Any], prefix: str = "") -> I
     for name, allowed, default in option_rows(schema, schema):
         if "." in name:  # an option of a part, which is written in the part's mapping
             continue
+        default = str(json.loads(default)) if default.startswith('"') else default  # as users write it
         note = f"{allowed}; default: {default}"
         text = f"{texts[name]} ({note})" if name in texts else note
         yield Field(f"{prefix}{name}", default, text, _choices(schema["properties"][name], schema))

@@ -25,14 +25,12 @@ class Abilities:
         starts_from_images: Whether it can start from an image.
         inpaints: Whether only a part of the image can change.
         blends: Whether it can generate images between two images.
-        enlarges: Whether its decoder enlarges images.
     """
 
     fields: list[Field]
     starts_from_images: bool
     inpaints: bool
     blends: bool
-    enlarges: bool
 
 
 @dataclass
@@ -75,7 +73,6 @@ class Studio:
                 starts_from_images=generator.supports_img2img,
                 inpaints=generator.supports_inpainting,
                 blends=decoder.latent_is_embedding,
-                enlarges=decoder.latent_is_image,
             )
 
     def report(self, name: str) -> str | None:

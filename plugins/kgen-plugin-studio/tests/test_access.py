@@ -34,6 +34,11 @@ def test_without_a_token_only_names_of_this_machine_are_answered() -> None:
         assert client(None, host).get("/").status_code == 403
 
 
+def test_other_web_sites_are_refused() -> None:
+    for origin, status in (("http://127.0.0.1:7860", 200), ("http://evil.example", 403), ("null", 403)):
+        assert client(None).get("/", headers={"origin": origin}).status_code == status
+
+
 def test_a_token_is_shown_once_and_kept_in_a_cookie() -> None:
     page = client(TOKEN, "studio.example")
     assert page.get("/").status_code == 401 and page.get("/?token=a8f5f167").status_code == 401

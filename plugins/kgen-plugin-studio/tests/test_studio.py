@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -64,8 +65,9 @@ def test_fields_are_the_options_of_the_run(studio: Studio) -> None:
     abilities = studio.abilities("tiny")
     fields = {field.key: field for field in abilities.fields}
     assert {"steps", "guidance", "sampler", "strength"} <= set(fields)
-    assert "int > 0" in fields["steps"].help and {"ddpm", "ddim"} <= set(fields["sampler"].choices)
-    assert abilities.starts_from_images and abilities.inpaints and not abilities.blends and not abilities.enlarges
+    assert "int > 0" in fields["steps"].help and fields["sampler"].default == "heun"
+    assert {"ddpm", "heun"} <= set(fields["sampler"].choices) and "diffusion/ddpm" not in fields["sampler"].choices
+    assert abilities.starts_from_images and not abilities.inpaints and not abilities.blends
 
 
 def test_only_changed_fields_become_settings() -> None:
@@ -86,19 +88,20 @@ def test_runs_are_those_that_are_given_or_those_in_the_folder(tmp_path: Path, mo
 
 
 def test_a_painted_image_becomes_an_image_and_a_mask(studio: Studio, run: Path, tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 8), "orange")
-    layer = Image.new("RGBA", (8, 8))
-    assert keep_mask(tmp_path, [layer]) is None
+    image, layer = Image.new("RGB", (8, 8), "orange"), Image.new("RGBA", (8, 8))
+    assert keep_mask(tmp_path, [layer]) is None and keep_mask(tmp_path, []) is None
     layer.paste((255, 255, 255, 255), (0, 0, 4, 8))
     source, mask = keep_image(tmp_path, image), keep_mask(tmp_path, [layer])
+    painted = np.asarray(Image.open(mask))
+    assert (painted[:, :4] == 255).all() and not painted[:, 4:].any()
+    assert source == keep_image(tmp_path, image), "the same image is kept once"
     request = kgen.ImageRequest(
-        run=run, prompts=("red heart",), images=(source,), mask=mask, settings=("steps=2", "strength=1")
+        run=run, prompts=("red heart",), images=(source,), settings=("steps=2", "strength=0.01")
     )
-    outcome = studio.generate(["tiny"], request)
-    ((file, _),) = outcome.files
-    made = np.asarray(Image.open(file)).astype(int)
-    assert np.abs(made[:, 4:] - np.asarray(image)[:, 4:]).max() <= 1, "the part that is not painted stays"
-    assert np.abs(made[:, :4] - np.asarray(image)[:, :4]).max() > 8
+    ((file, _),) = studio.generate(["tiny"], request).files
+    assert np.abs(np.asarray(Image.open(file)).astype(int) - np.asarray(image)).mean() < 16
+    refused = studio.generate(["tiny"], dataclasses.replace(request, mask=mask))
+    assert "mask" in refused.messages[-1] and not refused.files
 
 
 def test_progress_is_read_from_the_files_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

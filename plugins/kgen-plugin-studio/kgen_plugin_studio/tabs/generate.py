@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from kgen import ImageRequest, KgenError
+from kgen import ConfigError, ImageRequest, KgenError
 from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
@@ -60,6 +60,8 @@ def generate_tab(studio: Studio) -> None:
                 """Generates the images of a click."""
                 given = {field.key: _text(value) for field, value in zip(fields, values[: len(fields)], strict=True)}
                 try:
+                    if number is None or seed is None:
+                        raise ConfigError("Images per prompt and Seed must be whole numbers")
                     source = read_sources(*values[len(fields) :])
                 except KgenError as error:
                     return _to_results(Outcome(messages=[f"error: {error}"]))
