@@ -23,7 +23,9 @@ from parts import Painter, Patterns, Words
 
 from kgen import assemble
 from kgen.config import ComponentConfig, FitConfig
+from kgen.config.sections import LoraConfig
 from kgen.data.loader import Loader
+from kgen.parts.trained import select_trained
 from kgen.random import seed_everything
 from kgen.training.distribution import open_distribution
 from kgen.training.fit import compile_model, train
@@ -45,17 +47,21 @@ OPTIONS = {"adafactor": {"epsilon_2": 1.0}}
 """Options of optimizers. With its default, Adafactor changes biases, which are 0 at first, by 1e-5 per step or less."""
 
 
-def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw", micro_batches: int = 1) -> dict[str, Any]:
+def trained(
+    mode: Any, noise: float, folder: Path, optimizer: str = "adamw", micro_batches: int = 1, lora: bool = False
+) -> dict[str, Any]:
     """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
     chosen = ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))
     fit = FIT.model_copy(update={"optimizer": chosen, "gradient_accumulation": micro_batches})
+    fit = fit.model_copy(update={"lora": LoraConfig(rank=2, targets=("generator/*",)) if lora else None})
     seed_everything(0)
     dataset, encoder = Patterns(), Words()
     encoder.adapt(dataset.captions("train"))
     with distribution.scope():
         painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
         pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
+        select_trained(pipeline, fit)
         compile_model(pipeline, fit)
     loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
     alone = distribution.workers == 1

@@ -41,9 +41,10 @@ def validated_alike(one: dict[str, Any], many: dict[str, Any], tolerance: float)
     assert np.abs(many["images"].astype(int) - one["images"]).max() <= 1
 
 
-def same(one: dict[str, Any], many: dict[str, Any]) -> None:
+def same(one: dict[str, Any], many: dict[str, Any], count: int = 5) -> None:
+    """The trained weights, which are a table and two layers of two weights, and their averages."""
     weights = [name for name in one if name[0] in "wa" and name[1:].isdigit()]
-    assert len(weights) == 10  # the table, two layers of two weights, and their averages
+    assert len(weights) == 2 * count
     for name in weights:
         np.testing.assert_allclose(many[name], one[name], atol=1e-5, err_msg=name)
 
@@ -86,6 +87,15 @@ def test_two_mirrored_devices_with_gradient_accumulation_equal_one(one_device: d
     same(one_device, two)
     first, second = two["sampled"]
     assert np.abs(first - second).min() > 1e-3
+
+
+@on_tensorflow
+@pytest.mark.usefixtures("two_devices")
+def test_two_mirrored_devices_equal_one_with_lora(tmp_path: Path) -> None:
+    one, two = (trained(mode, 0.0, tmp_path / mode, lora=True) for mode in ("none", "mirrored"))
+    assert (one["replicas"], two["replicas"]) == (1, 2)
+    same(one, two, 4)  # two factors of each layer
+    validated_alike(one, two, 1e-4)
 
 
 OTHER_OPTIMIZERS = ("adafactor", "lion", "muon")

@@ -129,7 +129,7 @@ def test_options_of_generate_that_do_not_belong_together(
         ([*two, *blend, "--size", "8x8"], "--size has no effect with --blend"),
         ([*two, *blend, "--shared-noise"], "--shared-noise has no effect with --blend"),
         ([*two, *blend, "--set", "steps=1"], "--set steps=1: has no effect with --blend, which uses no generator"),
-        ([*two, *blend, "--set", "decoder.steps=0"], "steps"),
+        ([*two, *blend, "--set", "decoder.steps=0"], "--set decoder.steps=0: decoder.steps: must be greater than 0"),
     ):
         kgen("generate", done, *given, cwd=tmp_path).refuses(problem)
     for given, problem in (([*two, "--blend", "1.5"], "--blend"), (one, "PROMPT")):
@@ -160,15 +160,19 @@ def test_vary_shows_images_with_their_variations(kgen: Any, done: Path, files: l
     last = np.asarray(sheet)[gap : gap + side : 6, gap + 3 * (side + gap) : 3 * (side + gap) + gap + side : 6]
     np.testing.assert_allclose(last.astype(int), made[0, 2], atol=1)
     kgen("vary", done, tmp_path / "variations.png", cwd=tmp_path).refuses("is a grid of 8 images: give a single image")
+    problem = "--set decoder.steps=1: decoder.steps: leave 'decoder.' out: all options here are those of the decoder"
+    kgen("vary", done, files[0], "--set", "decoder.steps=1", cwd=tmp_path).refuses(problem)
 
 
 def test_vary_follows_a_difference_of_texts(kgen: Any, done: Path, files: list[Path], tmp_path: Path) -> None:
     texts = ["--from", "a red circle", "--to", "a blue star", "--blend", "0", "--blend", "0.4"]
     given = ["--set", "steps=1", "--set", "sampler=euler", "-n", "2", "--seed", "5", "-o", "shift.png"]
     outcome = kgen("vary", done, files[0], *texts, *given, cwd=tmp_path)
-    assert outcome.status == 0, outcome
+    assert outcome.status == 0 and outcome.err == "", outcome
     sheet = Image.open(tmp_path / "shift.png")
     assert (sheet.text["from"], sheet.text["to"], sheet.text["images"]) == ("a red circle", "a blue star", "4")
+    unheard = kgen("vary", done, files[0], "--to", "a red unicorn", "--blend", "0.3", "--set", "steps=1", cwd=tmp_path)
+    assert unheard.status == 0 and "warning: text 'a red unicorn': 'unicorn' was not learned" in unheard.err, unheard
     model = Variations(*open_decoder(done))
     (embedding,) = model.embed_images(pixels(files[:1]))
     tokens = {n: ops.convert_to_tensor(x) for n, x in model.encoder.tokenize(["a red circle", "a blue star"]).items()}
@@ -231,6 +235,13 @@ def test_the_decoder_of_a_run_needs_the_encoder_of_that_run(done: Path, tmp_path
     other = config({**CLIP, "fit": {**FIT, "steps": 1}}, {**DECODER, "from": str(done)})
     with pytest.raises(RunError, match=r"was trained with another encoder, .*: set encoder\.from to .*/run, too"):
         run(other, tmp_path / "run", log=lambda text: None)
+
+
+def test_a_decoder_that_another_run_lacks_is_found_before_the_encoder_is_trained(tmp_path: Path) -> None:
+    other = config({**CLIP, "fit": FIT}, {**DECODER, "from": str(tmp_path / "other")})
+    with pytest.raises(RunError, match="other has no trained decoder: train it first, or set 'from' to another run"):
+        run(other, tmp_path / "run", log=lambda text: None)
+    assert not (tmp_path / "run" / "encoder").exists()
 
 
 @pytest.mark.slow

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from parts import Painter, Words
+from parts import BFLOAT16, Painter, Words
 from safetensors.numpy import load_file, save_file
 
 import kgen
+from kgen.backend.precision import precision
 from kgen.config import FitConfig, RunConfig
 from kgen.experiments.directory import RunDirectory
 from kgen.nn import FusedDense, MultiHeadAttention
@@ -127,6 +128,39 @@ def parameters(model: Any, name: str) -> list[Any]:
     layer = getattr(model.base_model.model, name)
     factors = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     return [*factors, layer.base_layer.weight, layer.base_layer.bias]
+
+
+@pytest.mark.backends
+def test_factors_stay_float32_in_mixed_precision() -> None:
+    """Layers compute in bfloat16; what is trained, and what is merged into the kernels, is not rounded."""
+    inputs = [np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)]
+
+    def trained(policy: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        rng = np.random.default_rng(1)
+        keras.utils.set_random_seed(0)
+        with precision(policy):
+            model = Probe(MultiHeadAttention(2), inputs)
+        for layer in kgen.add_lora(model, 2, alpha=3.0).values():
+            layer.lora_kernel_b.assign(0.3 * rng.normal(size=layer.lora_kernel_b.shape))
+        made = model.part(ops.convert_to_tensor(inputs[0]))
+        assert keras.backend.standardize_dtype(made.dtype) == policy.removeprefix("mixed_")
+        before = {path: weight.numpy().copy() for path, weight in kgen.weight_paths(model, model.weights).items()}
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+        model.fit({"x": inputs[0]}, batch_size=3, verbose=0)
+        after = {path: weight.numpy().copy() for path, weight in kgen.weight_paths(model, model.weights).items()}
+        assert {str(array.dtype) for array in after.values()} == {"float32"}
+        kgen.merge_lora(model)
+        a, b = (after[f"part/out/lora_kernel_{factor}"] for factor in "ab")
+        merged = kgen.weight_paths(model, model.weights)["part/out/kernel"].numpy()
+        np.testing.assert_allclose(merged, after["part/out/kernel"] + 1.5 * a @ b, rtol=1e-6, atol=1e-6)
+        steps = {path: after[path] - before[path] for path in after if "lora" in path}
+        return ops.convert_to_numpy(ops.cast(made, "float32")), steps
+
+    (whole, steps), (mixed, rounded) = trained("float32"), trained("mixed_bfloat16")
+    assert 0 < np.abs(mixed - whole).max() < 4 * BFLOAT16 * np.abs(whole).max()
+    assert steps.keys() == rounded.keys() and len(steps) == 4
+    for path, step in steps.items():
+        assert 0 < np.abs(rounded[path] - step).max() < 10 * BFLOAT16 * np.abs(step).max(), path
 
 
 def test_fused_projections_must_divide_the_width() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def test_a_run_starts_from_a_lora_file(base: Path, files: list[Path], tmp_path: 
     file.write_bytes(files[0].read_bytes())
     run(config(base, file), tmp_path / "run", log=logged.append)
     assert f"the LoRA of 2 dense layers comes from {file}" in logged
-    assert RunDirectory(tmp_path / "run").read_manifest()["init"]["lora"] == {"from": str(file), "fresh": []}
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    found = RunDirectory(tmp_path / "run").read_manifest()["init"]["lora"]
+    assert found == {"from": str(file), "weights": digest, "fresh": []}
     expected = load_file(file)
 
     def unchanged() -> None:

@@ -243,12 +243,26 @@ def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: ty
     return source.data
 
 
-def decoding_options(overrides: Sequence[str], decoder: type[Any]) -> dict[str, Any]:
-    """Reads options of a decoder's `decode`, such as ["steps=20"]. Raises ConfigError, as `sampling_options` does."""
+def decoding_options(overrides: Sequence[str], decoder: type[Any], *, section: str = "") -> dict[str, Any]:
+    """Reads options of a decoder's `decode`, such as ["steps=20"].
+
+    Args:
+        overrides: The options.
+        decoder: The class of the decoder.
+        section: The name that all keys begin with: "decoder" for ["decoder.steps=20"]; "": none.
+
+    Raises:
+        ConfigError: the message lists all errors, one per line.
+    """
     source = _overridden(overrides)
-    check_method(source, (), source.data, decoder, "decode")
+    path = (section,) if section else ()
+    given = source.data.get(section, {}) if section else source.data
+    for key in source.data.get("decoder", {}) if not section else ():
+        source.report(("decoder", key), "leave 'decoder.' out: all options here are those of the decoder")
     source.raise_problems()
-    return source.data
+    check_method(source, path, given, decoder, "decode")
+    source.raise_problems()
+    return dict(given)
 
 
 def _overridden(overrides: Sequence[str]) -> Source:

@@ -69,6 +69,11 @@ def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> t
             return ComponentConfig(name="?").model_dump(), None
         untrained = not {"fit", "from"} & set(other)
         name = given.get("name", other.get("name"))
+        if wanted := _missing_class(kind, name, other.get("name")):
+            has = f"{stage['from']} has '{other.get('name')}'"
+            uses = f"{kind} '{name}' uses the weights of a trained '{wanted}'"
+            source.report((*path, "from"), f"{uses}, but {has}: choose another run")
+            return ComponentConfig(name="?").model_dump(), None
         given = {key: option for key, option in other.items() if key not in STAGE_KEYS} | {"name": name}
     component, cls = resolve(source, path, kind, given)
     if cls is not None:
@@ -197,6 +202,18 @@ def _takes_options(kind: Staged, given: dict[str, Any]) -> bool:
         return bool(learning_of(kind, registry().find(kind, given["name"]).load()).trained_as)
     except KgenError:
         return False
+
+
+def _missing_class(kind: Staged, name: Any, other: Any) -> str:
+    """The name of the class whose weights a part uses (`trained_as`), if the part of the other run is not of it."""
+    if kind == "decoder" or not (isinstance(name, str) and isinstance(other, str)):
+        return ""
+    try:
+        cls, there = (registry().find(kind, choice).load() for choice in (name, other))
+    except KgenError:
+        return ""
+    trained_as = cls.trained_as
+    return "" if trained_as is None or issubclass(there, trained_as) else str(trained_as.__name__)
 
 
 def _part_of(source: Source, path: KeyPath, kind: Staged, run: Any) -> dict[str, Any] | None:

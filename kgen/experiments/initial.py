@@ -21,7 +21,7 @@ from kgen.errors import ConfigError, KgenError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.initial import InitialWeights, assign_weights
 from kgen.parts.lora import lora_kernels
-from kgen.parts.lora_files import init_lora, require_lora
+from kgen.parts.lora_files import init_lora, lora_digest, require_lora
 from kgen.parts.saving import decoder_weights, encoder_weights, saved_weights, with_paths
 from kgen.parts.sources import WeightSource, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
@@ -41,13 +41,19 @@ class LoraStart:
 
     Args:
         file: The file, or a folder of PEFT.
+        digest: SHA-256 of its weights; see `lora_digest`.
         taken: The paths of the kernels whose factors are from it.
         fresh: Those of the kernels whose factors are new.
     """
 
     file: Path
+    digest: str
     taken: Sequence[str]
     fresh: Sequence[str]
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of the manifest."""
+        return {"from": str(self.file), "weights": self.digest, "fresh": list(self.fresh)}
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Start:
             {"from": str(source.path), "step": _step(source), "weights": source.digest, "taken": len(weights.taken)}
             for source, weights in self.sources
         ]
-        lora = None if self.lora is None else {"from": str(self.lora.file), "fresh": list(self.lora.fresh)}
-        return {"sources": sources, "fresh": self.fresh, "unused": self._unused(), **({"lora": lora} if lora else {})}
+        lora = {} if self.lora is None else {"lora": self.lora.describe()}
+        return {"sources": sources, "fresh": self.fresh, "unused": self._unused(), **lora}
 
     def _unused(self) -> list[str]:
         return sorted({path for _, weights in self.sources for path in weights.unused})
@@ -158,8 +164,9 @@ def with_initial_lora(start: Start, key: str, fit: FitConfig, model: keras.Model
     if fit.lora is None or fit.lora.source is None:
         return start
     with _naming(f"{key}.lora"):
-        taken = init_lora(model, fit.lora.source)
-    return replace(start, lora=LoraStart(Path(fit.lora.source), taken, sorted(lora_kernels(model).keys() - {*taken})))
+        taken, digest = init_lora(model, fit.lora.source), lora_digest(fit.lora.source)
+    fresh = sorted(lora_kernels(model).keys() - {*taken})
+    return replace(start, lora=LoraStart(Path(fit.lora.source), digest, taken, fresh))
 
 
 def check_initial_lora(key: str, fit: FitConfig | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _facts(request: ImageRequest, options: dict[str, Any]) -> dict[str, str]:
 def _between(request: ImageRequest, output: Output, models: ModelCache) -> list[Path]:
     """Generates images between two images, with `number` noises, each of which all positions share."""
     model = models.variations(request.run)
-    options = decoding_options([_of_decoder(setting) for setting in request.settings], type(model.decoder))
+    options = decoding_options(_of_decoder(request.settings), type(model.decoder), section="decoder")
     height, width, channels = model.decoder.image_space.shape
     pixels = np.stack([read_image(image, channels, (height, width)) for image in request.images])
     one, other = model.embed_images(pixels)
@@ -90,14 +91,15 @@ def _between(request: ImageRequest, output: Output, models: ModelCache) -> list[
     return output.write(images, copies, len(request.blend), facts, request.scale)
 
 
-def _of_decoder(setting: str) -> str:
-    """The setting of an option of the decoder, "decoder.KEY=VALUE", as "KEY=VALUE"."""
-    if not setting.startswith("decoder."):
-        raise ConfigError(
-            f"--set {setting}: has no effect with --blend, which uses no generator: set options of the decoder, such "
-            "as decoder.steps=20"
-        )
-    return setting.removeprefix("decoder.")
+def _of_decoder(settings: Sequence[str]) -> Sequence[str]:
+    """The settings, "decoder.KEY=VALUE". Raises ConfigError for one that is not of the decoder."""
+    for setting in settings:
+        if not setting.startswith("decoder."):
+            raise ConfigError(
+                f"--set {setting}: has no effect with --blend, which uses no generator: set options of the decoder, "
+                "such as decoder.steps=20"
+            )
+    return settings
 
 
 def _strength(given: float | None, generator: Generator) -> dict[str, float]:

@@ -20,10 +20,10 @@ from kgen.backend.variables import copied
 from kgen.errors import ConfigError, RunError
 from kgen.parts.lora import FACTORS, forget_programs, is_factor, lora_kernels, lora_layers, product
 from kgen.plugins.hookspecs import API
-from kgen.pretrained.lora import Factors, Form, HasLoraNames, LoraNames, modules, read_lora, unknown, write_lora
+from kgen.pretrained.lora import PEFT, Factors, Form, HasLoraNames, LoraNames, modules, read_lora, unknown, write_lora
 from kgen.pretrained.tensors import Source
 from kgen.storage.paths import weight_paths
-from kgen.storage.weights import Arrays, read_arrays, read_metadata, save_variables
+from kgen.storage.weights import Arrays, file_digest, read_arrays, read_metadata, save_variables
 
 AnyForm = Form | Literal["kgen"]
 
@@ -162,6 +162,12 @@ def require_lora(path: str | Path) -> None:
         _read_own(file)
     else:
         read_lora(file)
+
+
+def lora_digest(path: str | Path) -> str:
+    """SHA-256 of a LoRA file, or of the weights in a folder of PEFT. Raises ConfigError if there is no such file."""
+    file = _existing(path)
+    return file_digest(file / PEFT if file.is_dir() else file)
 
 
 def _existing(path: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from kgen.parts.patterns import select
 from kgen.parts.saving import DECODER, ENCODER, PIPELINE
 from kgen.plugins.discovery import component_id
 from kgen.storage.files import files_in
-from kgen.storage.weights import RANDOM_STATE, STAGES, Arrays, find_weights, read_arrays
+from kgen.storage.weights import RANDOM_STATE, STAGES, Arrays, file_digest, find_weights, read_arrays
 
 ASSETS = "encoder/assets"
 """Stands in patterns for the encoder's assets, such as its vocabulary."""
@@ -51,8 +50,7 @@ class WeightSource:
     @property
     def digest(self) -> str:
         """SHA-256 of the file, in hexadecimal digits."""
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.file)
 
     @property
     def part_names(self) -> dict[str, str]:

@@ -23,7 +23,14 @@ from kgen.evaluation.proxy import Proxy
 from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import Experiment, encoder_with_assets, known_assets, needs_stage, open_experiment
+from kgen.experiments.experiment import (
+    Experiment,
+    encoder_with_assets,
+    known_assets,
+    needs_stage,
+    open_experiment,
+    trained_part,
+)
 from kgen.experiments.initial import (
     Start,
     check_initial_lora,
@@ -179,6 +186,10 @@ def _build(
     for fit in (config.fit, config.encoder.fit, config.decoder.fit):
         if fit is not None:
             distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
+    for kind in experiment.stages:
+        source = (config.encoder if kind == "encoder" else config.decoder).source
+        if source is not None and (directory is None or not directory.stage(kind).read_manifest().get("finished")):
+            trained_part(source, kind)  # raises an error now, before the training of another part
     seed_everything(config.seed)
     with distribution.scope():
         data = experiment.stages.get("encoder", experiment.dataset)

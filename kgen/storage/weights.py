@@ -146,6 +146,12 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for key, array in sorted(arrays.items()):

@@ -10,12 +10,12 @@ def recall(similarity: np.ndarray, relevant: np.ndarray, k: int) -> float:
 
     Args:
         similarity: (N, M).
-        relevant: (N, M) bool, at least one per row.
+        relevant: (N, M) bool. A row without a relevant column is not found.
         k: The number of columns that are looked at.
     """
     best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)  # (N, 1)
     nearer = (similarity > best).sum(axis=1)  # (N,), all of them irrelevant
-    return float((nearer < k).mean())
+    return float(((nearer < k) & relevant.any(axis=1)).mean())
 
 
 def retrieval_scores(images: np.ndarray, texts: np.ndarray, captions: list[str]) -> dict[str, float]:

@@ -200,6 +200,8 @@ def test_recall_counts_columns_that_are_nearer() -> None:
     assert [recall(similarity, right, k) for k in (1, 2, 3)] == [1 / 3, 2 / 3, 1.0]
     with_equal = right | right[::-1]  # the first and the third caption are equal
     assert recall(similarity, with_equal, 1) == 2 / 3
+    without = right & [[True], [True], [False]]
+    assert [recall(similarity, without, k) for k in (1, 3, 9)] == [1 / 3, 2 / 3, 2 / 3]
     scores = retrieval_scores(np.eye(3), np.eye(3)[[1, 0, 2]], ["a", "b", "c"])
     assert scores["image to text R@1"] == scores["text to image R@1"] == 1 / 3
     assert scores["image to text R@5"] == 1.0
@@ -246,6 +248,13 @@ def test_wrong_sizes_are_found_before_the_training() -> None:
         check(RunConfig.from_dict(CONFIG, ["data.size=32"]))
     with pytest.raises(kgen.ConfigError, match=r"clip/image' uses the weights of a trained 'Clip': set 'from"):
         RunConfig.from_dict({**CONFIG, "encoder": "clip/image"})
+
+
+def test_a_run_with_another_encoder_has_no_image_tower(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("encoder: {name: text/bag, dim: 8, length: 6}", encoding="utf-8")
+    with pytest.raises(kgen.ConfigError, match=r"uses the weights of a trained 'Clip', but .* has 'text/bag'") as error:
+        RunConfig.from_dict({**CONFIG, "encoder": {"name": "clip/image", "from": str(tmp_path)}})
+    assert "unknown key" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from kgen_plugin_clip import losses as module
 from kgen_plugin_clip.encoders import Clip
 from kgen_plugin_clip.images import VisionTransformer
 from kgen_plugin_clip.losses import sigmoid_losses, softmax_losses
@@ -75,6 +76,24 @@ def test_sigmoid_is_the_published_pseudocode() -> None:
     found = losses(sigmoid_losses, images, texts, np.float32(scale), np.float32(bias))
     np.testing.assert_allclose(found["loss"].mean(), expected, rtol=1e-5)
     np.testing.assert_allclose(found["loss"][2], np.log1p(np.exp(-labels * logits)).sum(axis=1)[2], rtol=1e-5)
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("function", [softmax_losses, sigmoid_losses])
+def test_the_examples_of_other_replicas_are_negatives(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second replica gathers what both have: its losses are those of the second half of the whole batch."""
+    images, texts = units(6, 5, 0), units(6, 5, 1)
+    others = (np.float32(3.7), np.float32(-1.0))[: 1 if function is softmax_losses else 2]
+    whole = losses(function, images, texts, *others)
+
+    def gather(rows: Any) -> Any:
+        first = images if np.array_equal(rows, images[3:]) else texts
+        return ops.concatenate([ops.convert_to_tensor(first[:3]), rows])
+
+    monkeypatch.setattr(module, "gather_over_replicas", gather)
+    found = losses(function, images[3:], texts[3:], *others)
+    np.testing.assert_allclose(found["loss"], whole["loss"][3:], rtol=1e-5)
+    np.testing.assert_array_equal(found["accuracy"], whole["accuracy"][3:])
 
 
 def clip(loss: str) -> Clip:

@@ -105,8 +105,6 @@ def test_images_are_prepared_as_by_transformers(published: ModuleType, folder: P
     encoder = opened(folder)
     assert encoder.model is not None
     preprocessing = encoder.model.architecture.preprocessing
-    for image, pixels in zip(published.images(), expected, strict=True):
-        np.testing.assert_allclose(preprocessing(image), np.moveaxis(pixels, 0, -1), atol=1e-6)
     prepared = encoder.prepared(published.images()).astype("float32") / 127.5 - 1
     normalized = ops.convert_to_numpy(preprocessing.normalized(ops.convert_to_tensor(prepared)))
     np.testing.assert_allclose(normalized, np.moveaxis(np.stack(expected), 1, -1), atol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import numpy as np
@@ -70,8 +70,11 @@ def random_vae() -> Any:
     return vae
 
 
-def random_pipeline(xl: bool = False) -> Any:
-    """A pipeline like Stable Diffusion 1, or like SDXL. The numbers of its images are mostly inside of their range."""
+def random_pipeline(version: Literal["1", "2", "xl"] = "1") -> Any:
+    """A pipeline like a version of Stable Diffusion. The numbers of its images are mostly inside of their range.
+
+    Version 2 is the one for 768 pixels, which predicts v.
+    """
     letters = "abcdefghijklmnopqrstuvwxyz,&"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = transformers.CLIPTokenizer(
@@ -79,14 +82,18 @@ def random_pipeline(xl: bool = False) -> Any:
     )
     vae = random_vae()
     noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-    text = random_text(len(words), TINY_UNET["cross_attention_dim"])
-    if not xl:
+    second = version == "2"
+    text = random_text(len(words), TINY_UNET["cross_attention_dim"], activation="gelu" if second else "quick_gelu")
+    if version != "xl":
         unet = random_model("UNet2DConditionModel")
         scheduler = diffusers.PNDMScheduler(**noise, skip_prk_steps=True)
+        if second:
+            unet = random_model("UNet2DConditionModel", use_linear_projection=True, attention_head_dim=(2, 4))
+            scheduler = diffusers.DDIMScheduler(**noise, prediction_type="v_prediction", set_alpha_to_one=False)
         return diffusers.StableDiffusionPipeline(
             vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
         )
-    second = random_text(len(words), 8, projection=5)
+    other = random_text(len(words), 8, projection=5)
     sizes = {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 5}
     dim = TINY_UNET["cross_attention_dim"] + 8
     unet = random_model(
@@ -100,7 +107,7 @@ def random_pipeline(xl: bool = False) -> Any:
     return diffusers.StableDiffusionXLPipeline(
         vae,
         text,
-        second,
+        other,
         tokenizer,
         tokenizer,
         unet,
@@ -110,7 +117,7 @@ def random_pipeline(xl: bool = False) -> Any:
     )
 
 
-def random_text(vocabulary: int, width: int, projection: int | None = None) -> Any:
+def random_text(vocabulary: int, width: int, projection: int | None = None, activation: str = "quick_gelu") -> Any:
     """A text encoder of CLIP, with a projection if its dimension is given."""
     config = transformers.CLIPTextConfig(
         vocab_size=vocabulary,
@@ -122,6 +129,7 @@ def random_text(vocabulary: int, width: int, projection: int | None = None) -> A
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
         projection_dim=projection or 512,
+        hidden_act=activation,
     )
     torch.manual_seed(0)
     model = (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config).eval()

@@ -47,14 +47,14 @@ def folder(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def assembled(folder: Path, prediction: str = "eps") -> kgen.Pipeline:
+def assembled(folder: Path) -> kgen.Pipeline:
     return kgen.assemble(
         encoder={"name": "clip/text", "pretrained": str(folder)},
         generator={
             "name": "diffusion/diffusion",
             "network": {"kind": "diffusers/unet-2d-condition", "pretrained": str(folder)},
             "schedule": "discrete",
-            "prediction": prediction,
+            "prediction": "eps",
         },
         decoder={"name": "diffusers/autoencoder-kl", "pretrained": str(folder)},
         image_space=(HEIGHT, WIDTH, 3),
@@ -104,18 +104,44 @@ def compare(published: ModuleType, pipeline: Any, ours: kgen.Pipeline, sampler: 
     assert inside.mean() > 0.9 and expected.std() > 20, "these images would hide a difference"
 
 
-def test_sdxl(published: ModuleType, tmp_path: Path) -> None:
-    """Its two encoders are joined in width, and it reads the size of the image. The run file for it says so."""
-    pipeline = published.random_pipeline(xl=True)
-    pipeline.save_pretrained(tmp_path)
-    config = RunConfig.from_dict(yaml.safe_load(run_file(tmp_path)))
+def imported(published: ModuleType, version: str, folder: Path) -> tuple[Any, kgen.Pipeline]:
+    """A pipeline of diffusers, and the same in kgen, as the run file for its folder says."""
+    pipeline = published.random_pipeline(version)
+    pipeline.save_pretrained(folder)
+    config = RunConfig.from_dict(yaml.safe_load(run_file(folder)))
     made = kgen.assemble(
         encoder=config.encoder.choice,
         generator=config.generator.choice,
         decoder=config.decoder.choice,
         image_space=(HEIGHT, WIDTH, 3),
     )
-    compare(published, pipeline, made, "euler", {"kind": "leading", "offset": 1})
+    return pipeline, made
+
+
+def test_sdxl(published: ModuleType, tmp_path: Path) -> None:
+    """Its two encoders are joined in width, and it reads the size of the image. The run file for it says so."""
+    compare(published, *imported(published, "xl", tmp_path), "euler", {"kind": "leading", "offset": 1})
+
+
+@pytest.fixture(scope="module")
+def second(published: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, kgen.Pipeline]:
+    return imported(published, "2", tmp_path_factory.mktemp("second"))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "DDIMScheduler",
+        pytest.param("EulerDiscreteScheduler", marks=pytest.mark.slow),
+        pytest.param("DPMSolverMultistepScheduler", marks=pytest.mark.slow),
+    ],
+)
+def test_stable_diffusion_2(scheduler: str, published: ModuleType, second: tuple[Any, kgen.Pipeline]) -> None:
+    """It predicts v, which the run file says, and each stage of its U-Net has heads of the same width."""
+    sampler, spacing, options = CASES[scheduler]
+    pipeline, made = second
+    pipeline.scheduler = getattr(published.diffusers, scheduler).from_config(pipeline.scheduler.config, **options)
+    compare(published, pipeline, made, sampler, spacing)
 
 
 def test_a_run_file_for_the_pipeline(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,8 @@ from kgen import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kgen import Encoder
 
 
 def command(
@@ -66,7 +69,9 @@ def command(
     pixels = [read_image(image, channels, (height, width)) for image in images]
     embeddings = model.embed_images(pixels)
     if after is not None:
-        embeddings = shift(embeddings[0], *embed_texts(model.encoder, [before or "", after]), at)
+        texts = [before or "", after]
+        _warn_of_unread(model.encoder, texts)
+        embeddings = shift(embeddings[0], *embed_texts(model.encoder, texts), at)
     made = model.decode(embeddings, n=number, prompt=prompt, seed=seed, options=options)
     if after is None:
         grid, captions = _beside(pixels, made, [image.name for image in images])
@@ -91,6 +96,13 @@ def _check(count: int, at: Sequence[float], before: str | None, after: str | Non
             "--blend needs a text: add --to TEXT. 'kgen generate RUN --image ONE --image OTHER --blend 0.5' blends two "
             "images"
         )
+
+
+def _warn_of_unread(encoder: Encoder, texts: Sequence[str]) -> None:
+    """Warns of each text that the encoder does not read completely."""
+    for text in texts:
+        if unread := encoder.unread(text):
+            warnings.warn(f"text '{text}': {unread}", UserWarning, stacklevel=3)
 
 
 def _beside(pixels: list[np.ndarray], made: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -43,16 +44,19 @@ def command(
     from kgen import add_to_report, load, make_metric, open_config, open_dataset, sampling_options
     from kgen_plugin_unclip.embeddings_report import section
     from kgen_plugin_unclip.measurement import Measurement
+    from kgen_plugin_unclip.texts import difference, embed_texts
 
     config, dataset, pipeline = open_config(run), open_dataset(run), load(run)
     given = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     decoder = {**config.sample.options.get("decoder", {}), **given.pop("decoder", {})}
     options = {name: value for name, value in config.sample.options.items() if name != "decoder"} | given
-    metrics = {metric.name.split("/")[-1]: make_metric(metric.choice) for metric in config.evaluate.metrics}
+    chosen = config.evaluate.metrics
+    metrics = dict(zip(_names([one.name for one in chosen]), (make_metric(one.choice) for one in chosen), strict=True))
     readers = {name: metric for name, metric in metrics.items() if metric.reads_prompts}
     measurement = Measurement(pipeline, dataset, readers, options, decoder)
-    captions = list(dataset.captions("train"))
-    pair = (_row(captions, "--from", before, 0), _row(captions, "--to", after, len(captions) - 1))
+    captions = dataset.captions("train")
+    pair = _pair(captions, before, after)
+    difference(*embed_texts(pipeline.encoder, [captions[row] for row in pair]))  # an error, before it takes long
     measured = measurement.run(range(seeds), most, print)
     settings_used = {"seeds": seeds, "options": options, "decoder": decoder}
     added = section(measurement, measured, settings_used, pair, run)
@@ -67,12 +71,35 @@ def command(
         print(line)
 
 
-def _row(captions: list[str], option: str, caption: str | None, default: int) -> int:
+def _names(metrics: Sequence[str]) -> list[str]:
+    """The names of metrics without the namespace, unless two of them have the same name."""
+    short = [name.split("/")[-1] for name in metrics]
+    return [own if short.count(own) == 1 else name for own, name in zip(short, metrics, strict=True)]
+
+
+def _pair(captions: Sequence[str], before: str | None, after: str | None) -> tuple[int, int]:
+    """The rows of the training images of two captions. Default: the first and the last image of different captions."""
+    first, second = (
+        None if caption is None else _row(captions, option, caption)
+        for option, caption in (("--from", before), ("--to", after))
+    )
+    if first is None:
+        first = _other(captions, range(len(captions)), after)
+    if second is None:
+        second = _other(captions, reversed(range(len(captions))), captions[first])
+    return first, second
+
+
+def _row(captions: Sequence[str], option: str, caption: str) -> int:
     """The first training image of a caption. Raises ConfigError if there is none."""
-    if caption is None:
-        return default
     if caption not in captions:
-        raise ConfigError(
-            f"{option} {caption!r}: no training image has this caption; one of them is {captions[default]!r}"
-        )
+        raise ConfigError(f"{option} {caption!r}: no training image has this caption; one of them is {captions[0]!r}")
     return captions.index(caption)
+
+
+def _other(captions: Sequence[str], rows: Iterable[int], caption: str | None) -> int:
+    """The first of the rows with another caption. Raises ConfigError if there is none."""
+    for row in rows:
+        if captions[row] != caption:
+            return row
+    raise ConfigError("all training images have the same caption, but the report needs a difference of two texts")

@@ -41,9 +41,18 @@ def shift(image: np.ndarray, before: np.ndarray, after: np.ndarray, at: Sequence
     Raises:
         ConfigError: both texts have the same embedding.
     """
-    difference = after - before
-    size = np.linalg.norm(difference)
-    if size < 1e-6:
-        raise ConfigError("both texts have the same embedding, so that there is no difference to follow")
-    target = difference * (np.linalg.norm(image) / size)
+    target = difference(before, after) * np.linalg.norm(image)
     return spherical(image[None], target[None], np.asarray(at))
+
+
+def difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The direction from the embedding of one text to that of another: (D,) and (D,) -> (D,), of unit length.
+
+    Raises:
+        ConfigError: both texts have the same embedding.
+    """
+    found = after - before
+    size = np.linalg.norm(found)
+    if size < 1e-6:
+        raise ConfigError("both texts have the same embedding, so that there is no difference to follow: change one")
+    return np.asarray(found / size)

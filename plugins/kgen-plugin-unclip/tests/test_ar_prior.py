@@ -184,7 +184,7 @@ def test_the_tokens_are_predicted_from_the_dot_product_of_image_and_text(monkeyp
     np.testing.assert_allclose(ops.convert_to_numpy(found["quantization"]), error, rtol=1e-4, atol=1e-6)
 
 
-def test_options_of_sampling_reach_the_model_and_no_text_has_the_product_of_the_mean_image(
+def test_options_of_sampling_reach_the_model_and_each_text_has_its_product(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prior, text, null = made(), *(tensors(random_conditions(CONDITIONS, 4, seed)) for seed in (0, 1))
@@ -193,22 +193,24 @@ def test_options_of_sampling_reach_the_model_and_no_text_has_the_product_of_the_
     seen: list[Any] = []
 
     def sampled(condition: Any, null: Any, noise: Any, **options: Any) -> Any:
-        seen.append((null, options))
+        seen.append((condition, null, options))
         return ops.zeros((8, 3), "int32")
 
     monkeypatch.setattr(prior.tokens, "generate", sampled)
     given = {"temperature": 0.7, "top_p": 0.9, "guidance": 2.0}
-    noise = tensors(sample(prior.noise_spec(candidates=2), [(0, copy) for copy in range(4)]))
-    assert ops.shape(prior.generate(text, null, noise, candidates=2, **given)) == (4, 6)
-    ((joined, options),) = seen
+    noise = sample(prior.noise_spec(candidates=2), [(0, copy) for copy in range(4)])
+    assert ops.shape(prior.generate(text, null, tensors(noise), candidates=2, **given)) == (4, 6)
+    ((with_text, without, options),) = seen
     assert options == given
     mean = ops.convert_to_numpy(prior.quantized.mean)
     buckets = np.digitize(ops.convert_to_numpy(null["pooled"]) @ mean / 6, limits)
     assert sorted(buckets) == [0, 1, 2, 3]
     table = ops.convert_to_numpy(prior.product.embeddings)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(joined["sequence"])[:, 4], np.tile(table[buckets], (2, 1)), atol=1e-6
-    )
+    uniform = np.concatenate([noise[f"product{candidate}"][:, 0] for candidate in range(2)])  # of the upper half
+    wanted = {"with": table[np.where(uniform < 0.5, 2, 3)], "without": np.tile(table[buckets], (2, 1))}
+    for name, joined in (("with", with_text), ("without", without)):
+        found = ops.convert_to_numpy(joined["sequence"])[:, 4]
+        np.testing.assert_allclose(found, wanted[name], atol=1e-6, err_msg=name)
     monkeypatch.setattr(prior.tokens, "num_sampling_steps", lambda **options: options)
     assert prior.num_sampling_steps(candidates=2, **given) == given
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kgen_plugin_unclip import embeddings_report as report
 from kgen_plugin_unclip import measurement as module
-from kgen_plugin_unclip.embeddings_command import _row
+from kgen_plugin_unclip.embeddings_command import _names, _pair
 from kgen_plugin_unclip.embeddings_report import section
 from kgen_plugin_unclip.measurement import Measured, Measurement, cosines
 
@@ -48,6 +48,7 @@ class Decoding:
 
     def __init__(self, decoder: Any, encoder: Any) -> None:
         self.seeds: list[int] = []
+        self.decoded: list[np.ndarray] = []
 
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         return OF_IMAGES[np.searchsorted(GRAYS, images[:, 0, 0, 0])]
@@ -55,6 +56,7 @@ class Decoding:
     def decode(self, embeddings: np.ndarray, *, n: int = 1, prompt: Any = None, seed: Any = 0, options: Any = None):
         assert options == {"steps": 7}
         self.seeds = seed
+        self.decoded.append(embeddings)
         nearest = embeddings.argmax(axis=1)
         if prompt is not None:
             nearest = np.where(np.array(prompt) == "white", 2, nearest)
@@ -117,9 +119,21 @@ def test_what_cannot_be_measured(measured_by) -> None:
         measured_by(Grays(), metrics={})
     with pytest.raises(ConfigError, match="prompts that are texts"):
         measured_by(Grays(), fields=("image",))
-    assert _row(["black", "gray"], "--to", "gray", 0) == 1 and _row(["black", "gray"], "--to", None, 1) == 1
-    with pytest.raises(ConfigError, match="--to 'grey': no training image has this caption"):
-        _row(["black", "gray"], "--to", "grey", 0)
+
+
+def test_the_two_images_of_the_report_have_different_captions() -> None:
+    captions = ["black", "gray", "white", "black"]
+    assert _pair(captions, None, None) == (0, 2) and _pair(captions, "white", None) == (2, 3)
+    assert _pair(captions, "gray", "black") == (1, 0) and _pair(captions, None, "black") == (1, 0)
+    with pytest.raises(ConfigError, match="--to 'grey': no training image has this caption; one of them is 'black'"):
+        _pair(captions, None, "grey")
+    with pytest.raises(ConfigError, match="all training images have the same caption"):
+        _pair(["black", "black"], None, None)
+
+
+def test_metrics_of_the_same_name_are_all_measured() -> None:
+    names = ["kgen/retrieval", "mine/score", "clip/score"]
+    assert _names(names) == ["retrieval", "mine/score", "clip/score"]
 
 
 def test_cosines_ignore_the_length() -> None:
@@ -136,4 +150,11 @@ def test_the_section_says_what_was_measured(measured_by, tmp_path: Path) -> None
     assert made.head[3] == "cosine" and made.rows[1][:4] == ["seen", "3", "of the prior", "0.667 ± 0.333"]
     assert 'prior: {"steps": 5}; of the decoder: {"steps": 7}' in made.text[1]
     assert sorted(path.name for path in (tmp_path / "sections").iterdir()) == sorted(made.images)
+    varied, between, changed = measurement.variations.decoded[-3:]
+    np.testing.assert_array_equal(varied, OF_IMAGES[[0, 2]])
+    np.testing.assert_allclose(between[[0, 4]], OF_IMAGES[[0, 2]], atol=1e-6)  # from the first to the second
+    np.testing.assert_allclose(between[2], (OF_IMAGES[0] + OF_IMAGES[2]) / 2**0.5, atol=1e-6)  # spherical
+    np.testing.assert_allclose(changed[0], OF_IMAGES[0], atol=1e-6)
+    towards = changed @ (OF_TEXTS[2] - OF_TEXTS[0])  # from the text of the first to that of the second
+    assert (np.diff(towards) > 0).all()
     assert "'black'" in made.images["blend.png"] and "'white'" in made.images["blend.png"]

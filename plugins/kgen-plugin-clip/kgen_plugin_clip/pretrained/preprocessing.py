@@ -49,12 +49,6 @@ class Preprocessing:
     def _first(self, left_out: int) -> int:
         return left_out // 2 if self.rounding == "down" else round(left_out / 2)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The input of the image tower: uint8 (height, width, 1 or 3) -> float32 (crop, crop, 3)."""
-        mean, deviation = (np.asarray(colors, np.float32) for colors in (self.mean, self.deviation))
-        normalized: np.ndarray = (self.cropped(image).astype(np.float32) / 255 - mean) / deviation
-        return normalized
-
     def normalized(self, images: Tensor) -> Tensor:
         """Normalizes the colors of a batch that has been resized and cropped: (B, H, W, 3) in [-1, 1] -> float32."""
         mean, deviation = (np.asarray(colors, np.float32) for colors in (self.mean, self.deviation))
