@@ -14,7 +14,7 @@ DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 # Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help run install develop test test-all test-alone docs lint format bench clean
+.PHONY: help run install develop test test-all test-alone docs lint format bench dist clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,8 +59,14 @@ format: $(VENV)/.developing  ## Format the source
 bench: $(VENV)/.developing  ## Time kgen and other libraries
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
-clean:  ## Remove .venv and caches of tools, but not runs/
-	rm -rf site $(VENV) $(VENV)-alone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+dist: $(VENV)-dist/.installed  ## Build the wheel and the sdist of every distribution into dist/, and check them
+	rm -rf dist
+	printf '%s\n' . $(PLUGINS) | xargs -P $(JOBS) -I FOLDER \
+		$(VENV)-dist/bin/python -m build --quiet --no-isolation --outdir dist FOLDER
+	$(VENV)-dist/bin/twine check --strict dist/*
+
+clean:  ## Remove .venv, dist/ and caches of tools, but not runs/
+	rm -rf dist site $(VENV) $(VENV)-alone $(VENV)-dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'
@@ -76,3 +82,9 @@ $(VENV)/.developing: $(DECLARED) | $(VENV)/bin/python
 	$(PIP) --no-build-isolation --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]') \
 		$(addprefix --editable ./,$(PLUGINS))  # also without the extra, so that pip finds what one plugin needs of another
 	@touch $(VENV)/.installed $@
+
+# The tools of releases have an environment of their own, which holds nothing of kgen and no framework.
+$(VENV)-dist/.installed: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt build setuptools twine
+	@touch $@

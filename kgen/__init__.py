@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
     from kgen.pipeline.decoding.variations import Variations
+    from kgen.pipeline.levels import LossAxis, record_levels
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
@@ -69,6 +70,8 @@ _LAZY = {
     "save_sheet": "kgen.reporting.sheets",
     "open_decoder": "kgen.runs.run",
     "open_encoder": "kgen.runs.run",
+    "LossAxis": "kgen.pipeline.levels",
+    "record_levels": "kgen.pipeline.levels",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
     "save": "kgen.parts.saving",
@@ -135,6 +138,7 @@ __all__ = [
     "Joint",
     "KgenError",
     "Logger",
+    "LossAxis",
     "Metric",
     "ModelCache",
     "NoiseSpec",
@@ -184,6 +188,7 @@ __all__ = [
     "part",
     "read_image",
     "read_json",
+    "record_levels",
     "require_png",
     "save",
     "save_lora",

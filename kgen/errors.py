@@ -71,6 +71,6 @@ class HookWarning(UserWarning):
 
 
 class RunInterruptedError(KgenError):
-    """The user stopped a run (Ctrl-C); nothing is lost."""
+    """The user stopped a run (Ctrl-C), or the system did (SIGTERM); nothing is lost."""
 
     exit_code = 130

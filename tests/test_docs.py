@@ -192,6 +192,15 @@ def test_every_command_and_key_is_on_a_page(generated: dict[str, str]) -> None:
     assert all(f"reference/components/{kind}.md" in generated for kind in KINDS)
 
 
+def test_the_page_of_run_files_names_the_plugins_that_each_needs(generated: dict[str, str]) -> None:
+    needed = {}
+    for section in generated["reference/run-files.md"].split("\n## ")[1:]:
+        first = section.partition("```")[0]
+        needed[section.partition(" ")[0]] = re.findall(r"\[`kgen-plugin-([a-z-]+)`\]", first)
+    assert needed["quickstart"] == ["diffusion", "openmoji", "text"] and needed["studies/guidance"][1] == "metrics"
+    assert set(needed) == set(shipped()) and all(needed.values())
+
+
 def test_links_lead_to_pages_and_headings(generated: dict[str, str]) -> None:
     made = {f"docs/{path}": text for path, text in generated.items()}
     texts = {name_of(page): page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CHANGELOG.md"]}

@@ -14,11 +14,13 @@ from command_line import Outcome
 from parts import Words
 from PIL import Image
 
-from kgen import DataError, make_dataset
+from kgen import DataError, load, make_dataset
+from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Problem
 from kgen.data.datasets.mixture import Mixture
 from kgen.data.loader import Loader
 from kgen.data.order import training_order
+from kgen.runs.run import run
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable
@@ -179,6 +181,39 @@ def test_a_run_trains_on_a_mixture(good: Path, folder: dict[str, Any], kgen: Cal
     done = kgen("run", good, "--out", good.parent / "run")
     assert done.status == 0, done.err
     assert "mixture: 66.7% of the training examples are from 1: shapes" in done.out
+
+
+def test_prior_preservation(made_plugin: None, kgen: Callable[..., Outcome], tmp_path: Path) -> None:
+    """Images of a class that a model has made, mixed with those of a subject: a folder's name is their caption.
+
+    With the weights 1 and w, the loss is equation 2 of Ruiz et al. 2023 with lambda = w, divided by 1 + w.
+    """
+    base, weight = tmp_path / "base", 0.5
+    data = {"name": "made/patterns", "count": 5, "size": 4}
+    generator = {"name": "made/painter", "noise": 0.0}
+    fit = {"steps": 1, "batch_size": 4}
+    given = {"data": data, "encoder": "made/words", "generator": generator, "fit": fit, "loggers": []}
+    run(RunConfig.from_dict({**given, "sample": {"every": 0}}), base, log=lambda line: None)
+    assert kgen("generate", base, "a pattern", "-n", "4", "-o", f"{tmp_path}/class/a pattern/").status == 0
+    pipeline = load(base)
+    (tmp_path / "subject" / "my pattern").mkdir(parents=True)
+    for gray in (0, 255):
+        Image.new("RGB", (4, 4), (gray,) * 3).save(tmp_path / "subject" / "my pattern" / f"{gray}.png")
+    shared = {"name": "imagefolder", "size": 4, "captions_from": "folders"}
+    options = [{**shared, "path": str(tmp_path / name)} for name in ("subject", "class")]
+    subject, prior = map(make_dataset, options)
+    assert set(prior.captions("train")) == {"a pattern"} and set(subject.captions("train")) == {"my pattern"}
+    images = np.stack([prior.image("train", index) for index in range(4)])
+    np.testing.assert_array_equal(np.sort(images, 0), np.sort(pipeline.generate(["a pattern"], n=4), 0))
+
+    def loss(dataset: Dataset, count: int) -> float:
+        batch = next(iter(Loader(dataset, pipeline.encoder, batch_size=count).training(seed=1)))
+        return float(pipeline.evaluate(batch, batch_size=count, verbose=0, return_dict=True)["loss"])
+
+    pipeline.compile("sgd")
+    mixed = loss(mixture({**options[0], "weight": 1}, {**options[1], "weight": weight}), 24)
+    expected = loss(subject, 2) + weight * loss(prior, 4)
+    np.testing.assert_allclose(mixed, expected / (1 + weight), rtol=1e-5)
 
 
 def test_nested_mixtures() -> None:

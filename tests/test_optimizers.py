@@ -139,6 +139,7 @@ def test_gradients_are_clipped_together(name: str) -> None:
     for step, norm in enumerate(norms):
         optimizer.apply([ops.convert_to_tensor(gradient) for gradient in gradients(step)], variables)
         reference.apply([ops.convert_to_tensor(gradient * limit / norm) for gradient in gradients(step)], others)
+        np.testing.assert_allclose(ops.convert_to_numpy(optimizer.gradient_norm), norm, rtol=1e-5)
     close(arrays(variables), arrays(others))
 
 

@@ -1,23 +1,27 @@
-"""What the distributions declare, and what is in their wheels."""
+"""What the distributions declare: metadata that agree with each other, and run files that kgen ships."""
 
 from __future__ import annotations
 
-import os
+import importlib
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from kgen.config.shipped import find_run_file, shipped
+from kgen.config import RunConfig
+from kgen.config.shipped import find_run_file, shipped, shipped_file
+from kgen.config.short_keys import load_run_file
 from kgen.errors import ConfigError
+from kgen.plugins.discovery import registry
+from kgen.plugins.hookspecs import API
+from kgen.studies.study import Study
+
+pytestmark = pytest.mark.portable
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted((ROOT / "plugins").glob("kgen-plugin-*"))
@@ -43,6 +47,55 @@ def test_distributions_have_complete_metadata(folder: Path) -> None:
     text = readme["text"] if isinstance(readme, dict) else (folder / readme).read_text(encoding="utf-8")
     assert "kgen-core[tensorflow]" in text
     assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")] == []
+
+
+def requirements(folder: Path) -> list[tuple[str, Requirement]]:
+    """All requirements of a distribution, with their group: "" or the name of an extra."""
+    declared = project(folder)
+    groups = {"": declared["dependencies"], **declared.get("optional-dependencies", {})}
+    return [(group, Requirement(text)) for group, texts in groups.items() for text in texts]
+
+
+def test_distributions_of_kgen_require_each_other_in_the_range_of_this_version() -> None:
+    """The range ends before the next minor version, which may change the contract."""
+    version = Version(project(ROOT)["version"])
+    within = Requirement(f"x>={version.major}.{version.minor},<{version.major}.{version.minor + 1}").specifier
+    own, wrong = {project(folder)["name"] for folder in FOLDERS}, []
+    for folder in FOLDERS:
+        bounded = {needed.name for group, needed in requirements(folder) if group == ""}
+        for group, needed in requirements(folder):
+            free = group and not needed.specifier and needed.name in {*bounded, project(folder)["name"]}
+            if needed.name in own and needed.specifier != within and not free:
+                wrong.append(f"{folder.name}[{group}]: {needed} must be {needed.name}{within}")
+    assert wrong == [] and within.contains(version)
+
+
+def test_distributions_require_the_same_versions_of_other_packages() -> None:
+    """A bound that was raised in one place only is out of step. The pins are within all bounds."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    bounds: dict[str, dict[str, list[str]]] = {}
+    for folder in FOLDERS:
+        for group, needed in requirements(folder):
+            pin = pins.get(canonicalize_name(needed.name))
+            if pin is not None:
+                assert needed.specifier.contains(pin, prereleases=True), f"{folder.name}: {needed}, not {pin}"
+            if group == "" and not needed.name.startswith("kgen-"):
+                bounds.setdefault(needed.name, {}).setdefault(str(needed.specifier), []).append(folder.name)
+    assert {name: found for name, found in bounds.items() if len(found) > 1} == {} and len(bounds["keras"]) == 1
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
+def test_a_plugin_declares_the_contract_and_one_entry_point(folder: Path) -> None:
+    ((name, module),) = project(folder)["entry-points"]["kgen"].items()
+    assert f"kgen-plugin-{name}" == folder.name
+    assert importlib.import_module(module).KGEN_API == API
+    tool = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    package = folder.name.replace("-", "_")
+    assert module.partition(".")[0] == package and tool["packages"]["find"]["include"] == [f"{package}*"]
+    others = {path for path in (folder / package).rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    named = {path for pattern in tool["package-data"][package] for path in (folder / package).glob(pattern)}
+    assert others <= named
 
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
@@ -81,29 +134,26 @@ def test_a_run_file_that_kgen_ships_is_found_by_its_name(tmp_path: Path, monkeyp
         find_run_file("../configs/quickstart")
 
 
+def test_without_its_plugins_a_run_file_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every error about a missing component, in every file that kgen ships, names the distribution."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
+    registry.cache_clear()
+    try:
+        for name in shipped():
+            read = Study.load if name.startswith("studies/") else RunConfig.load
+            try:
+                read(shipped_file(name))
+            except ConfigError as error:
+                lines = str(error).splitlines()
+                assert [line for line in lines if "is installed: pip install kgen-plugin-" not in line] == []
+        with pytest.raises(ConfigError, match=r"is installed: pip install kgen-plugin-diffusion$"):
+            load_run_file(shipped_file("quickstart"), ["guidance=3"])
+    finally:
+        registry.cache_clear()
+
+
 def test_every_file_that_is_not_python_is_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     named = {path for pattern in declared["package-data"]["kgen"] for path in (ROOT / "kgen").glob(pattern)}
     others = {path for path in (ROOT / "kgen").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others <= named and any(path.suffix == ".html" for path in others)
-
-
-@pytest.mark.slow
-def test_wheels_contain_license_marker_templates_and_run_files(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
-    copied = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, copied, symlinks=True, ignore=ignored)
-    for folder in (copied, copied / "plugins" / "kgen-plugin-text"):
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path]
-        subprocess.run([*map(str, command), str(folder)], check=True, env={**os.environ, "PIP_NO_INDEX": "1"})
-    (core,) = tmp_path.glob("kgen_core-*.whl")
-    (text,) = tmp_path.glob("kgen_plugin_text-*.whl")
-    names = zipfile.ZipFile(core).namelist()
-    assert {f"kgen/configs/{name}.yaml" for name in shipped()} | {"kgen/py.typed"} <= set(names)
-    assert {f"kgen/reporting/templates/{name}.html" for name in ("base", "comparison", "macros", "run")} <= set(names)
-    assert not [name for name in names if name.startswith(("tests/", "plugins/", "configs/"))]
-    for wheel, package in ((core, "kgen"), (text, "kgen_plugin_text")):
-        names = zipfile.ZipFile(wheel).namelist()
-        assert f"{package}/py.typed" in names
-        assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -12,8 +13,10 @@ from parts import Painter, Patterns, Words
 from test_training import batch_of
 
 import kgen
+from kgen.backend.precision import precision
 from kgen.config import FitConfig
 from kgen.nn import Dropout, RematLayer
+from kgen.testing.replicas import mirrored
 from kgen.training.checkpoint import training_state
 from kgen.training.fit import compile_model
 
@@ -88,6 +91,46 @@ def test_rematerialized_blocks_in_micro_batches() -> None:
     kept, again = after(False, 2)[0], after(True, 2)[0]
     for name, value in kept.items():
         np.testing.assert_allclose(again[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def gradient(remat: bool, policy: str = "float32", strategy: Any = None) -> tuple[dict[str, np.ndarray], int]:
+    """The gradient of each weight, which one step of gradient descent shows, and how often a block was computed."""
+    with precision(policy), strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(0)
+        dataset, encoder = Patterns(), Words()
+        encoder.adapt(dataset.captions("train"))
+        generator = Deep(dataset.image_space, encoder.condition_space)
+        pipeline = kgen.assemble(encoder=encoder, generator=generator, dataset=dataset)
+        settings = {"optimizer": {"name": "sgd"}, "learning_rate": 1.0, "schedule": "constant", "ema": None}
+        compile_model(pipeline, FitConfig(steps=1, remat=remat, warmup_steps=0, clip_norm=None, **settings))
+        weights = kgen.weight_paths(pipeline, pipeline.trainable_variables)
+        before = {path: np.array(weight.numpy()) for path, weight in weights.items()}
+        generator.blocks[0].computed = 0
+        pipeline.fit(batch_of(pipeline, dataset, 8), batch_size=8, shuffle=False, verbose=0)
+    return {path: before[path] - weight.numpy() for path, weight in weights.items()}, generator.blocks[0].computed
+
+
+def are_close(kept: dict[str, np.ndarray], again: dict[str, np.ndarray], tolerance: float) -> None:
+    for name, value in kept.items():
+        assert np.abs(value).max() > 0, name
+        np.testing.assert_allclose(again[name], value, rtol=0, atol=tolerance * np.abs(value).max(), err_msg=name)
+
+
+@pytest.mark.backends
+def test_rematerialized_blocks_in_mixed_precision() -> None:
+    (kept, computed), (again, computed_again) = (gradient(remat, "mixed_bfloat16") for remat in (False, True))
+    if keras.backend.backend() != "jax":
+        assert computed_again == 2 * computed
+    are_close(
+        kept, again, 0.02
+    )  # a program may round other numbers to 8 bits; another dropout would change them by half
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_rematerialized_blocks_on_two_replicas() -> None:
+    (kept, computed), (again, computed_again) = (gradient(remat, strategy=mirrored()) for remat in (False, True))
+    assert computed_again == 2 * computed
+    are_close(kept, again, 1e-5)
 
 
 @pytest.mark.portable

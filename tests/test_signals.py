@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from parts import Patterns
 from test_training import FIT, Vanishing, Whole, make, run, whole  # noqa: F401 (a fixture)
 
 import kgen
-from kgen.config import FitConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
+from kgen.errors import RunInterruptedError
+from kgen.runs import run as runs
 from kgen.training.checkpoint import Checkpoints, training_state
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
@@ -97,3 +103,41 @@ def test_sigterm_after_the_last_step(tmp_path: Path) -> None:
     assert (progress.step, progress.interrupted) == (3, True)  # the run does not go on to its evaluation
     assert signal.getsignal(signal.SIGTERM) is before
     assert Checkpoints(tmp_path / "checkpoints", 9).steps() == [3]
+
+
+CACHED = {
+    "data": {"name": "made/patterns", "count": 2000, "size": 4},
+    "encoder": "made/words",
+    "generator": "made/painter",
+    "decoder": {"name": "made/codec", "fit": {"steps": 1, "batch_size": 4, "warmup_steps": 0}},
+    "fit": {"steps": 2, "batch_size": 4, "warmup_steps": 0},
+    "sample": {"every": 0},
+    "loggers": [],
+}
+
+
+def test_sigterm_while_latents_are_cached(made_plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image takes 10 ms, so that the cache would take 20 s."""
+    image, sent, read, lines = Patterns.image, list[float](), list[int](), list[str]()
+
+    def slow(self: Patterns, split: Split, index: int) -> np.ndarray:
+        if any("latents" in line and "are computed now" in line for line in lines):
+            time.sleep(0.01)
+            read.append(index)
+        return image(self, split, index)
+
+    def send() -> None:
+        while len(read) < 20:
+            time.sleep(0.01)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Patterns, "image", slow)
+    monkeypatch.setattr("kgen.data.frozen.filling.MAX_COPY_BYTES", -1)  # so that it is filled before the first step
+    before, thread = signal.getsignal(signal.SIGTERM), threading.Thread(target=send, daemon=True)
+    thread.start()
+    with pytest.raises(RunInterruptedError, match="stopped by SIGTERM; what is finished is kept"):
+        runs.run(RunConfig.from_dict(CACHED), tmp_path / "run", log=lines.append)
+    assert time.monotonic() - sent[0] < 10 and len(read) < 1000
+    assert not Checkpoints(tmp_path / "run" / "checkpoints", 1).steps()
+    assert signal.getsignal(signal.SIGTERM) is before

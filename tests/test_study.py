@@ -314,6 +314,14 @@ def test_a_key_of_the_sampling_may_be_written_alone(tmp_path: Path) -> None:
         ("run: none.yaml\nover: {seed: [1]}", ["run: ", "none.yaml: there is no such file"]),
         ("run: study.yaml\nover: {seed: [1]}", ["is a study: name a run file"]),
         ("over: {encoder: [letters, leters], generator.stride: [0]}", ["leters", "generator.stride: must be"]),
+        (
+            "over: {strength: [0, 1], sed: [1]}\nset: {generator: gone/flow}",
+            ["study.yaml:3: generator: unknown generator 'gone/flow'", "pip install kgen-plugin-gone"],
+        ),
+        (
+            "over: {generator: [toy/means, gone/flow], strength: [0, 1]}",
+            ["study.yaml:2: generator: unknown generator 'gone/flow'", "pip install kgen-plugin-gone"],
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(tmp_path: Path, text: str, messages: list[str]) -> None:
@@ -322,8 +330,8 @@ def test_mistakes_are_named_before_anything_runs(tmp_path: Path, text: str, mess
         assert message in said, said
     assert len(set(said.splitlines())) == len(said.splitlines())
     assert not re.search(r"(should|Input|String|List|Dictionary|Tuple) ", said), "these are the words of pydantic"
-    if "no variable" in said:
-        assert len(said.splitlines()) == 1, "the axis that was meant is not reported, too"
+    if "no variable" in said or "kgen-plugin-gone" in said:
+        assert len(said.splitlines()) == 1, "what follows from it is not reported, too"
 
 
 def test_a_single_trial_that_refers_to_its_own_run_does_not_do_so_during_the_training(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from component_pages import FOLDER
+from copied_pages import plugin_folders
 from markdown_text import anchor, code, row, table
 
 from kgen.config.schema import run_file_schema
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "FitConfig": ("fit", "The keys of `fit`, also of `encoder.fit` and `decoder.fit`."),
     "LoraConfig": ("fit.lora", "Low-rank adaptation."),
+    "PowerEmaConfig": ("fit.ema", "Averages of which `kgen average` makes others after the training."),
     "InitConfig": ("init", "The keys of `init`, also of `encoder.init` and `decoder.init`."),
     "SampleConfig": ("sample", ""),
     "EvaluateConfig": ("evaluate", ""),
@@ -145,5 +148,14 @@ def _shipped() -> str:
     ]
     for name in sorted(shipped()):
         text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
-        lines += [f"## {name} {{ #{anchor(name)} }}", "", "```yaml", text.rstrip(), "```", ""]
+        needed = ", ".join(f"[`{plugin}`](../plugins/{plugin}.md)" for plugin in _needed(text))
+        lines += [f"## {name} {{ #{anchor(name)} }}", "", *([f"Needs {needed}.", ""] if needed else [])]
+        lines += ["```yaml", text.rstrip(), "```", ""]
     return "\n".join(lines) + "\n"
+
+
+def _needed(text: str) -> list[str]:
+    """The plugins whose components a run file names, "diffusion/unet": every file that kgen ships writes full names."""
+    content = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+    named = set(re.findall(r"(?<![\w/.-])([a-z-]+)/[a-z]", content))
+    return [folder.name for folder in plugin_folders() if folder.name.removeprefix("kgen-plugin-") in named]

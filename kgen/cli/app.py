@@ -22,9 +22,9 @@ from kgen.cli.commands import (
     schema,
     sweep,
     upscale,
-    weights,
 )
 from kgen.cli.commands.setup import doctor, init
+from kgen.cli.commands.stored import average, weights
 from kgen.cli.common import FAULT, say_error, say_fault, show_warning
 from kgen.cli.plugin_commands import CommandsWithPlugins
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
@@ -43,7 +43,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (init, run, generate, reconstruct, upscale, evaluate, compare, sweep, weights, check, schema, doctor):
+for _module in (
+    *(init, run, generate, reconstruct, upscale, evaluate, compare, sweep, average, weights, check, schema, doctor),
+):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
 app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")

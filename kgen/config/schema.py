@@ -18,7 +18,9 @@ from kgen.storage.ownership import SCHEMA_TITLE
 
 Schema = dict[str, Any]
 
-_SECTIONS = ("InitConfig", "LoraConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
+_SECTIONS = (
+    *("InitConfig", "LoraConfig", "PowerEmaConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig"),
+)
 
 _SOURCE: Schema = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/InitConfig"}]}
 _JOINED_ENCODER = "encoder_of_several"

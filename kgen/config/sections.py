@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from kgen.config.components import ComponentConfig
 
@@ -61,6 +61,42 @@ class LoraConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
+MAX_STD = 0.28
+"""The largest width of an average. That of the average in which all steps have equal shares is 1 / sqrt(12) = 0.289."""
+
+
+class PowerEmaConfig(Section):
+    """Averages of the weights with power functions, of which `kgen average` makes others after the training.
+
+    See Karras et al. 2024, section 3.
+    """
+
+    std: Annotated[tuple[Annotated[float, Field(gt=0, le=MAX_STD)], ...], Field(min_length=2)] = (0.05, 0.1)
+    """Widths of the averages: standard deviations over the steps, as shares of the training so far. Sampling uses the
+    first one."""
+    every: PositiveInt | None = None
+    """Steps between two snapshots of the averages; null: `checkpoint_every`."""
+    keep: PositiveInt | None = None
+    """Number of snapshots to keep; older ones are deleted. null: all are kept."""
+
+    @pydantic.field_validator("std")
+    @classmethod
+    def _different(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(std)) < len(std):
+            raise ValueError("has the same width twice")
+        return std
+
+
+def _kind_of_ema(given: Any) -> str:
+    return "power" if isinstance(given, dict | PowerEmaConfig) else "decay"
+
+
+Ema = Annotated[
+    Annotated[float, Field(ge=0, lt=1), Tag("decay")] | Annotated[PowerEmaConfig, Tag("power")],
+    Discriminator(_kind_of_ema),
+]
+
+
 class FitConfig(Section):
     """Settings of the training."""
 
@@ -87,8 +123,9 @@ class FitConfig(Section):
     """Optimizer: its name, or a mapping with its name and options."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
-    """Decay per step of the EMA of the weights, which sampling uses; null: no EMA."""
+    ema: Ema | None = 0.999
+    """Decay per step of the EMA of the weights, which sampling uses; a mapping: several averages, of which `kgen
+    average` makes others after the training; null: no EMA."""
     trainable: Patterns = ("*",)
     """Patterns of the paths of the weights that are trained, such as `generator/model/up/*`; all others are frozen."""
     frozen: Patterns = ()
@@ -116,7 +153,14 @@ class FitConfig(Section):
     def _one_selection(self) -> Self:
         if self.lora is not None and (self.trainable != ("*",) or self.frozen):
             raise ValueError("'lora' freezes all weights: leave out 'trainable' and 'frozen', and choose lora.targets")
+        if self.lora is not None and isinstance(self.ema, PowerEmaConfig):
+            raise ValueError("'lora' has factors that no average of other widths can be made of: give a decay as 'ema'")
         return self
+
+    @property
+    def averages(self) -> float | tuple[float, ...] | None:
+        """The decay of the EMA, or the widths of the averages that are kept; None: there is no EMA."""
+        return self.ema.std if isinstance(self.ema, PowerEmaConfig) else self.ema
 
     def dump(self) -> dict[str, Any]:
         """Returns the section as plain data, in the form of a run file."""

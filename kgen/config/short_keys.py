@@ -48,13 +48,16 @@ def load_run_file(path: Path, overrides: Sequence[str]) -> RunConfig:
     settings = read_overrides(source, overrides)
     if all(is_full(setting.key) for setting in settings):
         return RunConfig.load(path, overrides)
-    in_full = list(with_full_keys(source, settings, _sampling_of(source, settings), SECTIONS))
+    sampling = _sampling_of(source, settings)
+    if sampling is None:  # the validation of the run file reports it, and other missing parts with it
+        return RunConfig.from_source(source, [setting for setting in settings if is_full(setting.key)], path.stem)
+    in_full = list(with_full_keys(source, settings, sampling, SECTIONS))
     source.raise_problems()
     return RunConfig.from_source(source, in_full, path.stem)
 
 
-def _sampling_of(source: Source, settings: Sequence[Setting]) -> list[str]:
-    """The sampling options of the generator of a run file with changes; none if there is no such generator."""
+def _sampling_of(source: Source, settings: Sequence[Setting]) -> list[str] | None:
+    """The sampling options of the generator of a run file with changes; None if there is no such generator."""
     changed = Source(copy.deepcopy(source.data), source.origin)
     for setting in settings:
         if setting.key.partition(".")[0] == "generator":
@@ -64,7 +67,7 @@ def _sampling_of(source: Source, settings: Sequence[Setting]) -> list[str]:
     try:
         return names_of_sampling(registry().find("generator", str(name)).load())
     except KgenError:
-        return []  # the validation of the run file reports it
+        return None
 
 
 def with_full_keys(

@@ -84,6 +84,10 @@ def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> t
         stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
     if "fit" in stage:
         stage["fit"] = resolve_fit(source, (*path, "fit"), stage["fit"])
+        if isinstance(stage["fit"], dict) and isinstance(stage["fit"].get("ema"), dict):
+            source.report(
+                (*path, "fit", "ema"), f"must be a decay or null: 'kgen average' makes no average of {_a(kind)}"
+            )
     return {**component.model_dump(), **stage}, cls
 
 

@@ -17,8 +17,12 @@ from kgen.backend.steps.micro_batch import MicroBatch
 from kgen.backend.steps.rematerialization import rematerializing
 from kgen.errors import ConfigError
 from kgen.nn import RematLayer
+from kgen.pipeline.levels import HasLossAxis, LossCurve, recording
 
 Tensor = Any
+
+LEVELS = "levels"
+"""The key of recorded levels and losses (`kgen.pipeline.levels`) in what `call` returns in training."""
 
 WEIGHT = "weight"
 """The key of the weights (B,) of the examples in a batch, if the weights are not all equal."""
@@ -31,7 +35,8 @@ class LossModel(keras.Model):  # type: ignore[misc]
     `sample_weight` (B,), or "weight" in the batch. An example of weight 0 does not count. Losses that layers add
     (`add_loss`, regularizers) are minimized, too.
 
-    A subclass creates all weights in ``__init__`` or ``build``, and then calls `track`.
+    A subclass creates all weights in ``__init__`` or ``build``, and then calls `track`. Its `call` computes the losses
+    of its part by `losses_of`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -39,17 +44,28 @@ class LossModel(keras.Model):  # type: ignore[misc]
         self.set_untracked("gradient_accumulation", 1)
         self.set_untracked("remat", False)
         self.trackers: dict[str, keras.metrics.Mean] = {}
+        self.loss_curve: LossCurve | None = None
 
     def set_untracked(self, name: str, value: Any) -> None:
         """Sets an attribute that Keras must neither track nor wrap."""
         object.__setattr__(self, name, value)
 
     def track(self, losses: dict[str, Tensor], owner: object) -> None:
-        """Creates a tracker for each of the losses of `owner`, with "loss" first."""
+        """Creates a tracker for each of the losses of `owner`, with "loss" first, and its curve of losses by level."""
         if "loss" not in losses:
             raise ValueError(f"{type(owner).__name__}.compute_losses must return 'loss', not {sorted(losses)}")
         names = ["loss", *(name for name in losses if name != "loss")]
         self.trackers = {name: keras.metrics.Mean(name) for name in names}
+        if isinstance(owner, HasLossAxis) and owner.loss_axis is not None:
+            self.loss_curve = LossCurve(owner.loss_axis)
+
+    def losses_of(self, part: Any, *inputs: Any, training: bool) -> dict[str, Tensor]:
+        """The losses of a part (`compute_losses`); in training also the levels that it records, under `LEVELS`."""
+        if not training or self.loss_curve is None:
+            return part.compute_losses(*inputs, training=training)  # type: ignore[no-any-return]
+        with recording() as recorded:
+            losses = part.compute_losses(*inputs, training=training)
+        return {**losses, LEVELS: recorded}
 
     @property
     def training_variables(self) -> list[Any]:
@@ -178,6 +194,8 @@ class LossModel(keras.Model):  # type: ignore[misc]
         weight = _weight(x, sample_weight)
         for name, tracker in self.trackers.items():
             tracker.update_state(y_pred[name], sample_weight=weight)
+        if self.loss_curve is not None and LEVELS in y_pred:
+            self.loss_curve.update_state(y_pred[LEVELS], weight)
         added = sum((self._aggregate_additional_loss(loss) for loss in self.losses), 0.0) / replica_count()
         if weight is None and replica_count() == 1:
             return ops.mean(y_pred["loss"]) + added

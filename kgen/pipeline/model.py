@@ -131,7 +131,7 @@ class Pipeline(SavedInFolders, LossModel):
         condition = self.condition(batch, training)
         if training and self.condition_dropout:
             condition = self._drop(condition)
-        return self.generator.compute_losses(self.latents(batch), condition, training=training)
+        return self.losses_of(self.generator, self.latents(batch), condition, training=training)
 
     def latents(self, batch: Batch) -> Tensor:
         """The latents of a batch, which are read from it, or computed by the decoder."""

@@ -73,7 +73,7 @@ class EncoderModel(LossModel):
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
-        return self.encoder.compute_losses(floats(batch["image"]), batch["tokens"], training=training)
+        return self.losses_of(self.encoder, floats(batch["image"]), batch["tokens"], training=training)
 
 
 class DecoderModel(LossModel):
@@ -127,7 +127,8 @@ class DecoderModel(LossModel):
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
-        return self.decoder.compute_losses(floats(batch["image"]), condition_of(self.encoder, batch), training=training)
+        images, condition = floats(batch["image"]), condition_of(self.encoder, batch)
+        return self.losses_of(self.decoder, images, condition, training=training)
 
 
 def condition_of(encoder: Encoder | None, batch: Batch) -> Condition:

@@ -11,11 +11,36 @@ import numpy as np
 from keras import ops
 
 from kgen.errors import PluginError
+from kgen.pipeline.levels import recording
 from kgen.plugins.faults import address
 from kgen.spaces import Space
 
 TRIED = 2
 """Number of examples on which everything is tried."""
+
+
+def try_losses(part: Any, *inputs: Any) -> Mapping[str, np.ndarray]:
+    """Computes the losses of a part as in training. Raises PluginError if they, or their levels, violate the contract.
+
+    Args:
+        part: An encoder, a generator or a decoder.
+        inputs: The arguments of `compute_losses`, `TRIED` examples of each.
+
+    Returns:
+        Arrays (TRIED,) by name.
+    """
+    with recording() as recorded:
+        losses = part.compute_losses(*inputs, training=True)
+    checked, axis = check_losses(losses, part), getattr(part, "loss_axis", None)
+    if axis is not None and not recorded:
+        raise PluginError(f"{address(part)}: has a loss_axis, but compute_losses does not call kgen.record_levels")
+    for _, values in recorded if axis is not None else ():
+        if len(values.shape) == 0 or values.shape[0] != TRIED:
+            raise PluginError(
+                f"{address(part)}: compute_losses recorded levels of losses of shape {tuple(values.shape)} for {TRIED} "
+                "examples: it must be (B,) or (B, N)"
+            )
+    return checked
 
 
 def check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:

@@ -45,7 +45,7 @@ from kgen.pipeline.stage_models import DecoderModel, EncoderModel, uses_encoder
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
-from kgen.runs.outputs import TRIED, check_in_space, check_losses, check_numbers, require_finite
+from kgen.runs.outputs import TRIED, check_in_space, check_numbers, require_finite, try_losses
 from kgen.training.journal import Journal, read_rows
 from kgen.training.trial import try_fit, try_loggers
 
@@ -139,8 +139,7 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
         images, inputs = examples(data, encoder)
         with kept_randomness(), kept_variables(_changeable(encoder)):
             tokens = _tensors(encoder.tokenize(inputs))
-            losses = encoder.compute_losses(floats(ops.convert_to_tensor(images)), tokens, training=True)
-            check_losses(losses, encoder)
+            try_losses(encoder, floats(ops.convert_to_tensor(images)), tokens)
             check_numbers(encoder.scores(images, inputs), encoder, "scores")
     freeze_trained(encoder)
 
@@ -176,8 +175,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)
     if fit is not None:
-        losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
-        check_losses(losses, decoder)
+        try_losses(decoder, floats(ops.convert_to_tensor(images)), condition)
     decoder.calibrate(batches)
     scores = decoder.scores([images])
     check_numbers(scores, decoder, "scores")
@@ -193,7 +191,7 @@ def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
 def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
     condition = _condition(pipeline.encoder, inputs, training=True)
     pipeline.generator.initialize([(ops.convert_to_numpy(latents), _as_arrays(condition))])
-    return check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
+    return try_losses(pipeline.generator, latents, condition)
 
 
 def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) -> Condition:

@@ -14,10 +14,12 @@ from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED, current_timings
 from kgen.experiments.sections import ReportSection, read_sections, sections_folder, write_section
+from kgen.pipeline.levels import read_columns
 from kgen.reporting.digits import few_digits, with_error
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
 from kgen.storage.files import write_text
+from kgen.training.callbacks import OF_OPTIMIZER
 from kgen.training.journal import read_rows
 
 MAX_GRIDS = 8
@@ -47,6 +49,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         sections=_sections(directory),
         stages=_stages(directory),
         loss=_loss(rows),
+        details=_details(rows),
         samples=_over_time(directory),
         parts=[
             (kind, part["id"], f"{part['distribution']} {part['version']}")
@@ -137,6 +140,7 @@ def _stages(directory: RunDirectory) -> list[dict[str, Any]]:
                 "final": image(stage.final_grid, "after the last step"),
                 "scores": [(name, few_digits(v) if isinstance(v, int | float) else v) for name, v in scores.items()],
                 "loss": _loss(read_rows(stage.metrics)),
+                "details": _details(read_rows(stage.metrics)),
                 "samples": _over_time(stage),
             }
         )
@@ -180,11 +184,44 @@ def _speeds(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def _loss(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     """A plot of the loss and the validation loss over the steps; None if there are no losses."""
-    lines = [
-        Line(
-            name, [(int(row["step"]), float(row[name])) for row in rows if math.isfinite(float(row.get(name) or "nan"))]
-        )
-        for name in ("loss", "val_loss")
-    ]
-    lines = [line for line in lines if line.points]
+    lines = [Line(name, points) for name in ("loss", "val_loss") if (points := _points(rows, name))]
     return plot(line_plot(lines, "step", "loss"), "loss over steps") if lines else None
+
+
+def _details(rows: Sequence[Mapping[str, str]]) -> list[Figure]:
+    """Plots of the loss by level, and of what the optimizer does over the steps."""
+    figures = [_by_level(rows, name, columns) for name, columns in read_columns(list(rows[0]) if rows else []).items()]
+    for column in OF_OPTIMIZER:
+        name, points = column.replace("_", " "), _points(rows, column)
+        if points:
+            figures.append(plot(line_plot([Line(name, points)], "step", name), f"{name} over steps"))
+    return [figure for figure in figures if figure is not None]
+
+
+def _by_level(
+    rows: Sequence[Mapping[str, str]], name: str, columns: Mapping[str, tuple[float, float]]
+) -> Figure | None:
+    """A plot of the loss over the noise level, or over the position, in the first, middle and last third of the steps.
+
+    Args:
+        rows: The rows of the journal.
+        name: The name of the level.
+        columns: The range of the levels of each column.
+    """
+    rows, lines = [row for row in rows if row.get("loss")], list[Line]()
+    for number in range(3):
+        part = rows[len(rows) * number // 3 : len(rows) * (number + 1) // 3]
+        means = {column: [y for _, y in _points(part, column)] for column in columns}
+        points = [((low + high) / 2, statistics.mean(means[c])) for c, (low, high) in columns.items() if means[c]]
+        if points:
+            before = int(rows[len(rows) * number // 3 - 1]["step"]) if number else 0
+            lines.append(Line(f"steps {before + 1:,} to {int(part[-1]['step']):,}", points))
+    low, high = min(low for low, _ in columns.values()), max(high for _, high in columns.values())
+    label = f"{name.replace('_', ' ')} in [{low:g}, {high:g}]"
+    return plot(line_plot(lines, label, "loss"), f"loss over {label}") if lines else None
+
+
+def _points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[float, float]]:
+    """The finite numbers in a column, each with its step."""
+    found = [(float(row["step"]), float(row.get(column) or "nan")) for row in rows]
+    return [point for point in found if math.isfinite(point[1])]

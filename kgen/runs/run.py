@@ -61,6 +61,7 @@ from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
 from kgen.training.loggers import opened_loggers
+from kgen.training.signals import terminable
 
 _STAGES: dict[Staged, type[Stage[Any]]] = {"encoder": EncoderStage, "decoder": DecoderStage}
 
@@ -117,13 +118,13 @@ def run(
         on_images: Called with the number of images scored so far, and of all images to be scored.
 
     Raises:
-        RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
+        RunInterruptedError: the user pressed Ctrl-C in a training, or SIGTERM was received; the run can be resumed.
         KgenError: any other error that the user can fix.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage is not None and not needs_stage(config, stage):
         raise ConfigError(f"--stage {stage}: there is nothing to train, because {stage} has no 'fit' in the run file")
-    with directory.locked(), contextlib.ExitStack() as stack:
+    with directory.locked(), terminable(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
             return _result(directory, directory.read_manifest("step")["step"], _scores(directory))

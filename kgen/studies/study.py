@@ -85,7 +85,7 @@ class Study:
         """
         checked = checked_file(source)
         base = _base(source, checked.run, name, folder)
-        keys = Keys(source, checked, _sampling_options(base, checked), base.directory)
+        keys = Keys(source, checked, _sampling_options(source, base, checked), base.directory)
         settings = keys.settings(("set",), checked.settings)
         settings += keys.evaluation()
         axes, runs, stages = tuple(keys.axes()), keys.runs(), keys.stages()
@@ -146,18 +146,23 @@ def _trained(path: Path) -> Base:
     return Base(read_file(directory.config), config.name, path)
 
 
-def _sampling_options(base: Base, study: StudyFile) -> dict[str, None]:
-    """The options of `generate` of the generators in a study."""
-    given = [base.source.data.get("generator"), study.settings.get("generator")]
-    over = study.over.get("generator", [])
-    given += over if isinstance(over, list) else []
+def _sampling_options(source: Source, base: Base, study: StudyFile) -> dict[str, None]:
+    """The options of `generate` of the generators in a study. Raises ConfigError if a generator cannot be found."""
+    key = "generator"
+    if isinstance(over := study.over.get(key), list):
+        given = [(source.at(("over", key, number)), choice) for number, choice in enumerate(over)]
+    elif key in study.settings:
+        given = [(source.at(("set", key)), study.settings[key])]
+    else:
+        given = [(base.source.at((key,)), base.source.data.get(key))]
     found: dict[str, None] = {}
-    for choice in given:
+    for origin, choice in given:
         name = choice.get("name") if isinstance(choice, dict) else choice
-        try:
-            cls = registry().find("generator", name).load() if isinstance(name, str) else None
-        except KgenError:  # reported when the configurations are checked
+        if not isinstance(name, str):  # reported when the configurations are checked
             continue
-        if cls is not None:
-            found |= dict.fromkeys(names_of_sampling(cls))
+        try:
+            found |= dict.fromkeys(names_of_sampling(registry().find("generator", name).load()))
+        except KgenError as error:
+            source.problems.append((origin, f"generator: {error}"))
+    source.raise_problems()
     return found

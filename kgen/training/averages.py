@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,11 +13,15 @@ from kgen.backend.variables import copied, kept_variables
 from kgen.pipeline.loss_model import LossModel
 
 
+def inner_optimizer(model: LossModel) -> Any:
+    """The optimizer of a model; with loss scaling (float16), the one inside of Keras's LossScaleOptimizer."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
 @contextmanager
 def averaged_weights(model: LossModel) -> Iterator[bool]:
     """Replaces the weights by their EMA in the optimizer; yields False if there is none."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # inside of a LossScaleOptimizer
-    averages = getattr(optimizer, "averages", [])
+    averages = getattr(inner_optimizer(model), "averages", [])
     if not averages:
         yield False
         return

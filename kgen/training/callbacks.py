@@ -16,10 +16,23 @@ import numpy as np
 from kgen.backend.stream import Watched, stream
 from kgen.data.loader import Loader
 from kgen.data.reading.meter import Meter
-from kgen.training.averages import averaged_weights, fixed_noise, kept_metrics, metric_values, set_metrics
+from kgen.training.averages import (
+    averaged_weights,
+    fixed_noise,
+    inner_optimizer,
+    kept_metrics,
+    metric_values,
+    set_metrics,
+)
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal
 from kgen.training.signals import StopSignals
+
+OF_OPTIMIZER = ("learning_rate", "gradient_norm")
+"""The numbers of the optimizer that a row of the journal has: names of its attributes, and of the columns."""
+
+SPEED = ("images_per_second", "input_wait", "input_images_per_second")
+"""The columns about speed."""
 
 
 class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -68,7 +81,11 @@ class Position(keras.callbacks.Callback):  # type: ignore[misc]
 class Log(StepCallback):
     """Writes the mean losses since the last row to the journal, and stops a training that has diverged.
 
-    A row also has three numbers about speed, all since the last row:
+    A row also has the learning rate, and "gradient_norm", the global norm of the gradient before clipping, both of the
+    row's last step. If the trained part records at which levels its losses are (`kgen.pipeline.levels`), the row has
+    the mean loss since the last row in each part of their range that occurred, such as "loss_t_0.1..0.2".
+
+    Three numbers are about speed, all since the last row:
 
     - "images_per_second": the images that were trained on, divided by the time.
     - "input_wait": the time that a step waited for its batch, in seconds; the mean over the steps.
@@ -116,11 +133,13 @@ class Log(StepCallback):
         now = self._now(step)
         steps, seconds, waited, read, busy = (one - other for one, other in zip(now, self.last, strict=True))
         self.last = now
-        rate = _scalar(self.model.optimizer.learning_rate)
+        optimizer, curve = inner_optimizer(self.model), self.model.loss_curve
+        rates = {name: _scalar(getattr(optimizer, name)) for name in OF_OPTIMIZER if hasattr(optimizer, name)}
         speed = {"images_per_second": steps * self.batch / seconds, "input_wait": waited / steps}
         if read and busy:
             speed["input_images_per_second"] = read / busy
-        self.journal.write(step, {"learning_rate": rate, **speed, **logs})
+        by_level = {} if curve is None else curve.means()
+        self.journal.write(step, {**rates, **speed, **logs, **by_level})
         self.model.reset_metrics()
 
     def _now(self, step: int) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from kgen.plugins.migrations import migrate, positions_became_paths
 from kgen.storage.checkpoints import CHECKPOINT, FROZEN, checkpoint_file, checkpoint_steps
 from kgen.storage.paths import COUNTER, weight_paths
 from kgen.storage.weights import Variables, load_variables, read_metadata, save_variables
+from kgen.training.averages import inner_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ def training_state(model: LossModel) -> Variables:
     """Every variable that a training step reads and writes, by name.
 
     These are weights and random states, by their paths in the model (`generator/...`); the optimizer's variables, by
-    their numbers (`optimizer/0012/...`); and the sums of the running losses (`trackers/...`). With several workers, the
-    sums are left out, because all workers would have to take part in reading them.
+    their numbers (`optimizer/0012/...`); and the sums of the running losses (`trackers/...`, `loss_curve/...`). With
+    several workers, the sums are left out, because all workers would have to take part in reading them.
     """
-    groups = _groups(model)
+    groups = {**_groups(model), "curve": _curve(model)}
     optimizer = {
         f"optimizer/{index:04d}/{COUNTER.sub('', variable.name)}": variable
         for index, variable in enumerate(groups.pop("optimizer"))
@@ -56,10 +57,22 @@ def _frozen_weights(layer: keras.layers.Layer) -> list[Any]:
 
 
 def _groups(model: LossModel) -> dict[str, list[Any]]:
-    state = {"model": list(model.training_variables), "optimizer": list(model.optimizer.variables)}
-    if has_workers(getattr(model, "distribute_strategy", None)):
+    norm = getattr(inner_optimizer(model), "gradient_norm", None)  # no step reads it
+    optimizer = [variable for variable in model.optimizer.variables if variable is not norm]
+    state = {"model": list(model.training_variables), "optimizer": optimizer}
+    if _has_workers(model):
         return state
-    return {**state, "metrics": list(model.metrics_variables)}
+    curve = set(map(id, _curve(model)))
+    return {**state, "metrics": [variable for variable in model.metrics_variables if id(variable) not in curve]}
+
+
+def _curve(model: LossModel) -> list[Any]:
+    """The sums of the curve of losses by level."""
+    return [] if model.loss_curve is None or _has_workers(model) else list(model.loss_curve.variables)
+
+
+def _has_workers(model: LossModel) -> bool:
+    return has_workers(getattr(model, "distribute_strategy", None))
 
 
 class Checkpoints:
@@ -139,6 +152,7 @@ class Checkpoints:
         return 0
 
     def _load(self, step: int, model: LossModel) -> None:
+        """Loads a checkpoint. If an older kgen wrote it, it has no curve of losses by level, which then begins anew."""
         path = self._path(step)
         metadata: dict[str, Any] = read_metadata(path)
         if "api" in metadata:
@@ -146,7 +160,8 @@ class Checkpoints:
         found = migrate("checkpoint", metadata, path).get("step")
         frozen = frozen_state(model)
         state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
-        load_variables(path, state, lambda arrays: positions_became_paths(arrays, _groups(model), state))
+        begun = {path: np.zeros(v.shape, np.float32) for path, v in weight_paths(model, _curve(model)).items()}
+        load_variables(path, state, lambda arrays: begun | positions_became_paths(arrays, _groups(model), state))
         if frozen:
             load_variables(self._frozen, frozen)
         if found != str(step):

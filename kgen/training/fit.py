@@ -14,7 +14,16 @@ from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
-from kgen.training.callbacks import Evaluate, Log, Position, RenderSamples, SaveCheckpoint, Validate
+from kgen.training.callbacks import (
+    OF_OPTIMIZER,
+    SPEED,
+    Evaluate,
+    Log,
+    Position,
+    RenderSamples,
+    SaveCheckpoint,
+    Validate,
+)
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
@@ -23,6 +32,7 @@ from kgen.training.optimizers.averaging import make_optimizer
 from kgen.training.optimizers.warmup import WarmUp
 from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 from kgen.training.signals import StopSignals
+from kgen.training.snapshots import save_snapshots
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
     """Compiles a model with the optimizer of `fit`. Raises ConfigError if its options do not suit the weights."""
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
-    optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema)
+    optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.averages)
     model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation, remat=fit.remat)
 
 
@@ -87,11 +97,9 @@ def train(
         for listener in listeners:
             listener(step, values)
 
-    losses = [*model.trackers, *(f"val_{name}" for name in model.trackers)]
-    columns = ["learning_rate", "images_per_second", "input_wait", "input_images_per_second", *losses]
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
-    journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
+    journal = Journal(own_folder, _columns(model), start, tell, loggers if chief else None, stage)
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
     position, signals = Position(start), StopSignals()
     before = [sample_every if render else 0, evaluate_every if evaluate else 0]
@@ -102,7 +110,8 @@ def train(
     if validation is not None:
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas, signals))
-    callbacks.append(saver)
+    snapshots = save_snapshots(fit, folder, start) if chief else None
+    callbacks += [saver] if snapshots is None else [snapshots, saver]
     if render is not None:
         callbacks.append(
             RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal), signals)
@@ -118,8 +127,16 @@ def train(
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = position.step or 0
+        if snapshots is not None and step not in checkpoints.steps():
+            snapshots.save_at(step)
         saver.save_at(step)  # if a callback ended the training
         return Progress(step, signals.received, journal.seconds)
+
+
+def _columns(model: LossModel) -> list[str]:
+    """The columns of the journal of a model."""
+    by_level = [] if model.loss_curve is None else model.loss_curve.axis.columns()
+    return [*OF_OPTIMIZER, *SPEED, *model.trackers, *(f"val_{name}" for name in model.trackers), *by_level]
 
 
 @contextlib.contextmanager

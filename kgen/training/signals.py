@@ -1,11 +1,19 @@
-"""The signals that end a training with a checkpoint: Ctrl-C (SIGINT), and SIGTERM, which announces a preemption."""
+"""The signals that end a run: Ctrl-C (SIGINT), and SIGTERM, which announces a preemption.
+
+In the steps of a training, they end it with a checkpoint (`StopSignals`). At any other moment, such as the filling of a
+cache, they end the run at once, and what is finished is kept (`terminable`).
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from kgen.errors import RunInterruptedError
 
 
 class StopSignals:
@@ -35,3 +43,32 @@ class StopSignals:
         if self.received:
             raise KeyboardInterrupt
         self._received.set()
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM was received. Like Ctrl-C, it is no `Exception`, so that no component can swallow it."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Makes SIGTERM end the block at once. Outside of the main thread, where Python does not allow it, it does nothing.
+
+    Raises:
+        RunInterruptedError: SIGTERM was received.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except _Terminated:
+        raise RunInterruptedError(
+            "stopped by SIGTERM; what is finished is kept. Give the same command again to continue"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

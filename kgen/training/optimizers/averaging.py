@@ -16,6 +16,7 @@ from kgen.errors import ConfigError
 from kgen.options import check_options
 from kgen.parts.construction import find
 from kgen.plugins.faults import component_errors
+from kgen.training.optimizers.power_average import gamma_of, share_of_newest
 
 
 class Averaging:
@@ -26,13 +27,21 @@ class Averaging:
     gradient. Vectors, such as biases and gains, have no weight decay. A weight with an attribute `learning_rate_share`
     is trained with that share of the learning rate; its weight decay takes the whole rate.
 
+    The gradient is clipped to `clip_norm`. Under tf.distribute, each replica divides the clipped whole gradient by the
+    number of replicas, because Keras sums it up again.
+
     The optimizer class must update each variable in `update_step`, as all optimizers of Keras do.
 
     Args:
         learning_rate: A number or a schedule.
         clip_norm: Largest global norm of the gradient; None: no clipping.
-        average: Final decay of the EMA, in [0, 1); step t uses min(average, t / (t + 10)). None: no EMA.
+        average: Final decay of the EMA, in [0, 1); step t uses min(average, t / (t + 10)). Or the widths of averages
+            with power functions, all of which are kept: see `kgen.training.optimizers.power_average`. None: no EMA.
         options: Arguments of the optimizer class.
+
+    Attributes:
+        kept_averages: For each EMA that is kept, the averages of the weights, in the order of the weights.
+        gradient_norm: The global norm of the last gradient before clipping.
 
     Raises:
         ValueError: gradients are accumulated and clipped; clipping would apply to each part of the sum.
@@ -43,7 +52,7 @@ class Averaging:
         learning_rate: Any = 1e-3,
         *,
         clip_norm: float | None = 1.0,
-        average: float | None = 0.999,
+        average: float | Sequence[float] | None = 0.999,
         **options: Any,
     ) -> None:
         super().__init__(learning_rate, **options)  # type: ignore[call-arg]
@@ -51,8 +60,13 @@ class Averaging:
             raise ValueError("gradient_accumulation_steps needs clip_norm=None: each part would be clipped by itself")
         self.clip_norm = clip_norm
         self.average = average
-        self.averages: list[Any] = []
+        self.kept_averages: list[list[Any]] = []
         self.shares: list[float] = []
+
+    @property
+    def averages(self) -> list[Any]:
+        """The EMA of each weight that sampling uses: the first that is kept; an empty list if there is none."""
+        return list(self.kept_averages[0]) if self.kept_averages else []
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -62,26 +76,39 @@ class Averaging:
             self.exclude_from_weight_decay(var_list=vectors)
         super().build(variables)  # type: ignore[misc]
         self.shares = [getattr(v, "learning_rate_share", 1.0) for v in variables]
-        if self.average is not None:
-            self.averages = [self.add_variable_from_reference(v, name="average") for v in variables]
-            for average, variable in zip(self.averages, variables, strict=True):
+        count = 0 if self.average is None else len(self.average) if isinstance(self.average, Sequence) else 1
+        for number in range(count):
+            name = f"power{number}" if number else "average"
+            self.kept_averages.append([self.add_variable_from_reference(v, name=name) for v in variables])
+            for average, variable in zip(self.kept_averages[-1], variables, strict=True):
                 average.assign(np.array(ops.convert_to_numpy(variable)))  # a copy: JAX donates its buffers
+        self.gradient_norm = self.add_variable((), aggregation="only_first_replica", name="gradient_norm")
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         grads = [dense(gradient) for gradient in grads]
+        summed = _summed(grads)
+        norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in summed if g is not None))
+        self.gradient_norm.assign(norm)
         if self.clip_norm is not None:
-            grads = _clip_globally(grads, self.clip_norm)
+            grads = _scaled(summed, ops.minimum(1.0, self.clip_norm / (norm + 1e-12)) / replica_count())
         super().apply(grads, trainable_variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         super().update_step(gradient, variable, learning_rate * self.shares[index])  # type: ignore[misc]
+        for averages, rate in zip(self.kept_averages, self._rates(), strict=True):
+            average = averages[index]
+            change = ops.convert_to_tensor(variable) - ops.convert_to_tensor(average)
+            self.assign_add(average, ops.cast(rate, average.dtype) * change)
+
+    def _rates(self) -> list[Any]:
+        """The share of the new weights in each EMA."""
         if self.average is None:
-            return
-        average = self.averages[index]
-        step = ops.cast(self.iterations, average.dtype)
-        rate = 1.0 - ops.minimum(ops.cast(self.average, average.dtype), step / (step + 10.0))
-        self.assign_add(average, rate * (ops.convert_to_tensor(variable) - ops.convert_to_tensor(average)))
+            return []
+        step = ops.cast(self.iterations, "float32")
+        if isinstance(self.average, Sequence):
+            return [share_of_newest(step + 1.0, gamma_of(std)) for std in self.average]
+        return [1.0 - ops.minimum(self.average, step / (step + 10.0))]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "clip_norm": self.clip_norm, "average": self.average}  # type: ignore[misc]
@@ -98,7 +125,11 @@ def averaging(cls: type[Any]) -> type[Any]:
 
 
 def make_optimizer(
-    choice: str | Mapping[str, Any], learning_rate: Any, *, clip_norm: float | None, average: float | None
+    choice: str | Mapping[str, Any],
+    learning_rate: Any,
+    *,
+    clip_norm: float | None,
+    average: float | Sequence[float] | None,
 ) -> keras.optimizers.Optimizer:
     """Creates an optimizer that clips and averages.
 
@@ -120,18 +151,16 @@ def make_optimizer(
             raise ConfigError(f"optimizer '{component.id}': {error}") from error
 
 
-def _clip_globally(grads: list[Any], limit: float) -> list[Any]:
-    """Scales dense gradients down to a global norm; under tf.distribute, that of the sum over replicas.
+def _summed(grads: list[Any]) -> list[Any]:
+    """The sum of dense gradients over the replicas of tf.distribute, on each of them."""
+    if replica_count() == 1:
+        return grads
+    import tensorflow as tf
 
-    There, the whole gradient is returned on each replica, divided by their number: the optimizer sums it up again.
-    """
-    count = replica_count()
-    if count > 1:
-        import tensorflow as tf
+    present = [g for g in grads if g is not None]
+    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if g is None else next(summed) for g in grads]
 
-        present = [g for g in grads if g is not None]
-        summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
-        grads = [None if g is None else next(summed) for g in grads]
-    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None))
-    scale = ops.minimum(1.0, limit / (norm + 1e-12)) / count
+
+def _scaled(grads: list[Any], scale: Any) -> list[Any]:
     return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]

@@ -15,6 +15,7 @@ from kgen import (
     Guidance,
     Guide,
     GuideModel,
+    LossAxis,
     NoiseSpec,
     OneOf,
     SeedGenerator,
@@ -22,6 +23,7 @@ from kgen import (
     Steps,
     Strength,
     part,
+    record_levels,
 )
 from kgen.nn import threshold_dynamically
 from kgen.options import Static, is_static, plain
@@ -65,6 +67,7 @@ class Diffusion(Generator):
     """
 
     likelihood = "lower bound"
+    loss_axis = LossAxis("t", 0.0, 1.0)
 
     def __init__(
         self,
@@ -141,7 +144,10 @@ class Diffusion(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the weighted squared error of the prediction at one time per example (Ho et al. 2020, eq. 14)."""
+        """Returns the weighted squared error of the prediction at one time per example (Ho et al. 2020, eq. 14).
+
+        The levels of the loss are the times t, from 0 (the image) to 1 (noise).
+        """
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
         t = self.times.sample(count, self.seed_generator)  # (B,)
@@ -156,7 +162,9 @@ class Diffusion(Generator):
             self.weighting, self._prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
         )
         error = ops.mean(ops.square(output - wanted), axis=axes)  # (B,)
-        return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
+        loss = ops.reshape(weight, (-1,)) * error
+        record_levels(t, loss)
+        return {"loss": loss, "error": error}
 
     def _network(
         self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition, training: bool = False

@@ -15,6 +15,7 @@ from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 import kgen
 from kgen import ConditionSpace, Space, SpaceError
+from kgen.pipeline.levels import recording
 from kgen.plugins.discovery import registry
 from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
@@ -105,6 +106,17 @@ def test_a_text_of_one_position_needs_no_queries(network: DiT | UNet) -> None:
     other["pooled"] = one["pooled"]
     outputs = [ops.convert_to_numpy(layer(given["x"], given["level"], text)) for text in (one, other)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
+
+
+def test_the_losses_by_level_are_those_of_the_examples_at_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uniform, "sample", lambda self, count, seed: ops.arange(count, dtype="float32") / count)
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT, times=Uniform())
+    with recording() as recorded:
+        losses = generator.compute_losses(np.zeros((4, 8, 8, 3), np.float32), random_conditions(CONDITIONS, 4, 0), True)
+    ((levels, values),) = recorded
+    np.testing.assert_allclose(ops.convert_to_numpy(levels), [0.0, 0.25, 0.5, 0.75])
+    np.testing.assert_allclose(ops.convert_to_numpy(values), ops.convert_to_numpy(losses["loss"]))
+    assert generator.loss_axis == kgen.LossAxis("t", 0.0, 1.0)
 
 
 def test_the_label_of_the_bound_has_the_number_of_steps() -> None:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError, Steps
+from kgen import ConditionSpace, LossAxis, NoiseSpec, SeedGenerator, Space, SpaceError, Steps, record_levels
 from kgen.nn import UNetLayer, check_levels, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen.random import per_example
 from kgen_plugin_superres import process
@@ -76,6 +76,8 @@ class DiffusionUpscaler(SmallImage):
         SpaceError: See `SmallImage`; or the levels of the network do not divide the images.
     """
 
+    loss_axis = LossAxis("t", 0.0, 1.0)
+
     def __init__(
         self,
         image_space: Space,
@@ -119,7 +121,7 @@ class DiffusionUpscaler(SmallImage):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the weighted squared error of the predicted image at one noise level per example: (B,)."""
+        """Returns the weighted squared error (B,) of the predicted image at one time t in [0, 1] per example."""
         images = ops.cast(images, "float32")
         count, small = ops.shape(images)[0], self.encode(images)
         t = per_example(keras.random.uniform, (count, 1, 1, 1), self.seed_generator)
@@ -130,7 +132,9 @@ class DiffusionUpscaler(SmallImage):
         noise = per_example(keras.random.normal, ops.shape(small), self.seed_generator)
         given = self._given(small, noise, level)
         found = self._image(noisy, given, ops.reshape(t, (-1,)), level, condition, training)
-        return {"loss": ops.mean(process.weight(t) * ops.square(found - images), axis=(1, 2, 3))}
+        loss = ops.mean(process.weight(t) * ops.square(found - images), axis=(1, 2, 3))
+        record_levels(ops.reshape(t, (-1,)), loss)
+        return {"loss": loss}
 
     def _given(self, small: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Returns the small image with noise of `level` (B,), enlarged: (B, H, W, C)."""

@@ -10,7 +10,17 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, OneOf, SeedGenerator, Space
+from kgen import (
+    ConditionSpace,
+    Generator,
+    Guidance,
+    LossAxis,
+    NoiseSpec,
+    OneOf,
+    SeedGenerator,
+    Space,
+    record_levels,
+)
 from kgen.options import Static
 from kgen.random import per_example
 from kgen_plugin_tokens.causal import CausalModel
@@ -34,6 +44,9 @@ Condition = dict[str, Tensor]
 
 ORDERS = 16
 """Number of random orders over which the likelihood of `order: random` is averaged."""
+
+MAX_PARTS = 16
+"""Largest number of parts into which the positions are divided for the curve of the loss."""
 
 
 class Autoregressive(Generator):
@@ -87,8 +100,16 @@ class Autoregressive(Generator):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
+    @property
+    def loss_axis(self) -> LossAxis | None:
+        """The position of a token in the order of reading; None for sequences, which have different lengths."""
+        size = self.space.size
+        return None if self.length is not None else LossAxis("position", 0, size, min(size, MAX_PARTS))
+
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Returns the mean negative log-probability of the tokens, in nats.
+
+        The levels of the loss are the positions of the tokens in the order of reading.
 
         Returns:
             (B,) "loss". If the length is predicted, also "length", its negative log-probability, which is part of the
@@ -101,12 +122,17 @@ class Autoregressive(Generator):
         if self.order == "random":
             numbers = per_example(keras.random.uniform, (ops.shape(x)[0], self.space.size), self.seed_generator)
             order = _permutations(numbers)
-        return {"loss": -self._log_likelihood(x, order, condition, training) / self.space.size}
+        log_p = self._log_probabilities(x, order, condition, training)  # (B, N)
+        record_levels(ops.arange(self.space.size), -log_p)
+        return {"loss": -ops.sum(log_p, axis=1) / self.space.size}
 
-    def _log_likelihood(self, x: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:
+    def _log_likelihood(self, x: Tensor, order: Tensor, condition: Condition) -> Tensor:
+        return ops.sum(self._log_probabilities(x, order, condition), axis=1)
+
+    def _log_probabilities(self, x: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:
+        """Returns the log-probability (B, N) of each token, in the order of reading."""
         tokens = in_order(ops.reshape(x, (-1, self.space.size)), order)
-        logits = self.model(tokens, order, condition, training=training)
-        return ops.sum(log_probability(logits, tokens), axis=1)
+        return log_probability(self.model(tokens, order, condition, training=training), tokens)
 
     def _sequence_likelihood(
         self, x: Tensor, condition: Condition, training: bool = False

@@ -13,6 +13,7 @@ from kgen import (
     ConditionSpace,
     Generator,
     Guidance,
+    LossAxis,
     NoiseSpec,
     OneOf,
     Samples,
@@ -21,6 +22,7 @@ from kgen import (
     Steps,
     Strength,
     part,
+    record_levels,
 )
 from kgen.options import Static
 from kgen.random import per_example, uniform
@@ -69,6 +71,7 @@ class NonAutoregressive(Generator):
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
     likelihood = "estimate"
+    loss_axis = LossAxis("mask_ratio", 0.0, 1.0)
 
     def __init__(
         self,
@@ -104,6 +107,8 @@ class NonAutoregressive(Generator):
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Returns the mean negative log-probability of the masked tokens, in nats (MaskGIT, equation 2).
 
+        The level of a loss is the share of the tokens that are masked, from 0 to 1.
+
         Returns:
             (B,) each: "loss", and "accuracy", the share of masked tokens that the model predicts correctly. If the
             length is predicted, also "length", its negative log-probability, which is part of the loss.
@@ -119,11 +124,15 @@ class NonAutoregressive(Generator):
         weight = ops.cast(counted, "float32")
         right = ops.cast(ops.cast(ops.argmax(logits, axis=-1), "int32") == tokens, "float32")
         accuracy = ops.sum(right * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
+        ratio = ops.mean(ops.cast(mask, "float32"), axis=1)  # (B,)
         if there is None:
-            return {"loss": masked_loss(logits, tokens, weight, self.smoothing), "accuracy": accuracy}
+            loss = masked_loss(logits, tokens, weight, self.smoothing)
+            record_levels(ratio, loss)
+            return {"loss": loss, "accuracy": accuracy}
         possible, target = logits[..., 1:], ops.maximum(tokens - 1, 0)  # without the end token
         length = -self.lengths.log_probability(lengths_of(tokens), condition)
         loss = masked_loss(possible, target, weight, self.smoothing) + length
+        record_levels(ratio, loss)
         return {"loss": loss, "accuracy": accuracy, "length": length}
 
     def _tokens(self, x: Tensor) -> Tensor:

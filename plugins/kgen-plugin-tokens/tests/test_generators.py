@@ -15,6 +15,7 @@ from kgen_plugin_tokens.nar import NonAutoregressive
 from kgen_plugin_tokens.transformer import Transformer
 
 from kgen import ConditionSpace, Space, SpaceError
+from kgen.pipeline.levels import recording
 from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import perturb
@@ -152,6 +153,24 @@ def test_sampling_steps_are_sequential_passes() -> None:
     assert NonAutoregressive(*parts, network=CROSS).num_sampling_steps(temperature=0.7) == 8
     combined = Combined(*parts, network=CROSS, draft=CROSS)
     assert combined.num_sampling_steps() == 4 + 4 and combined.num_sampling_steps(steps=2, rounds=2) == 4 + 2 + 6
+
+
+@pytest.mark.parametrize("cls", [Autoregressive, NonAutoregressive])
+def test_the_losses_by_level_are_those_of_the_examples(cls: Any) -> None:
+    generator = cls(SPACE, CONDITIONS, network=CROSS)
+    with recording() as recorded:
+        losses = generator.compute_losses(random_latents(SPACE, 3, 0), random_conditions(CONDITIONS, 3, 0), True)
+    ((levels, values),) = (tuple(map(ops.convert_to_numpy, pair)) for pair in recorded)
+    loss, axis = ops.convert_to_numpy(losses["loss"]), generator.loss_axis
+    if cls is Autoregressive:
+        np.testing.assert_array_equal(levels, np.tile(np.arange(SPACE.size), (3, 1)))
+        np.testing.assert_allclose(values.mean(axis=1), loss, rtol=1e-5)
+        assert (axis.low, axis.high) == (0, SPACE.size)
+    else:
+        np.testing.assert_allclose(values, loss)
+        masked = levels * SPACE.size  # whole numbers
+        np.testing.assert_allclose(masked, np.round(masked), atol=1e-4)
+        assert levels.min() > axis.low == 0 and levels.max() <= axis.high == 1 and len(set(levels)) > 1
 
 
 def arguments(count: int) -> tuple[dict[str, Any], ...]:

@@ -59,6 +59,7 @@ class EmbeddingDecoder(Decoder):
     """
 
     latent_is_embedding = True
+    loss_axis = Diffusion.loss_axis
 
     def __init__(
         self,

@@ -40,6 +40,8 @@ class Prior(Generator):
         SpaceError: the latents are not vectors, or "pooled" of the encoder is not a vector of the same size.
     """
 
+    loss_axis = Diffusion.loss_axis
+
     def __init__(
         self,
         space: Space,

@@ -59,21 +59,12 @@ def generate_tab(studio: Studio) -> None:
             ) -> tuple[Any, ...]:
                 """Generates the images of a click."""
                 given = {field.key: _text(value) for field, value in zip(fields, values[: len(fields)], strict=True)}
+                settings = settings_of(fields, given)
                 try:
-                    if number is None or seed is None:
-                        raise ConfigError("Images per prompt and Seed must be whole numbers")
                     source = read_sources(*values[len(fields) :])
+                    request = _request(studio.runs[run], prompts, number, seed, shared, settings, source)
                 except KgenError as error:
                     return _to_results(Outcome(messages=[f"error: {error}"]))
-                request = ImageRequest(
-                    run=studio.runs[run],
-                    prompts=tuple(line.strip() for line in prompts.splitlines() if line.strip()),
-                    number=number,
-                    seed=seed,
-                    shared_noise=shared,
-                    settings=settings_of(fields, given),
-                    **source,
-                )
                 return _to_results(studio.generate([run, *(name for name in others if name != run)], request))
 
             gr.on(
@@ -83,6 +74,24 @@ def generate_tab(studio: Studio) -> None:
                 outputs=results,
                 concurrency_id=MODEL,
             )
+
+
+def _request(
+    run: Path,
+    prompts: str,
+    number: int | None,
+    seed: int | None,
+    shared: bool,
+    settings: tuple[str, ...],
+    source: dict[str, Any],
+) -> ImageRequest:
+    """The request of a click; raises ConfigError if a number is missing."""
+    if number is None or seed is None:
+        raise ConfigError("Images per prompt and Seed must be whole numbers")
+    lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+    return ImageRequest(
+        run=run, prompts=lines, number=number, seed=seed, shared_noise=shared, settings=settings, **source
+    )
 
 
 def _inputs(fields: Sequence[Field]) -> list[gr.components.Component]:

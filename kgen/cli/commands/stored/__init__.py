@@ -1,0 +1,1 @@
+"""The commands that work with the stored weights of a run."""
