@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import MultiHeadAttention
+from kgen.nn import MultiHeadAttention, RematLayer
 from kgen_plugin_diffusers.layers import Embedding, FeedForward, Shape, Tensor
 from kgen_plugin_diffusers.transformer.architecture import Architecture, DiTArchitecture, PixArtArchitecture
 
@@ -84,7 +84,7 @@ class AdaNormZero(keras.layers.Layer):
         return modulated(self.norm(x), shift, scale), others
 
 
-class DiTBlock(keras.layers.Layer):
+class DiTBlock(RematLayer):
     """A block of DiT (`BasicTransformerBlock` with "ada_norm_zero"). Each has embeddings of its own.
 
     Args:
@@ -167,7 +167,7 @@ class AdaNormSingle(keras.layers.Layer):
         return ops.reshape(self.linear(ops.silu(embedding)), (-1, MODULATIONS, self.width)), embedding
 
 
-class PixArtBlock(keras.layers.Layer):
+class PixArtBlock(RematLayer):
     """A block of PixArt (`BasicTransformerBlock` with "ada_norm_single").
 
     The attention to the text has no normalization before it.
