@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
+from collections.abc import Generator
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -16,8 +20,15 @@ for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREAD
 for name in ("torchvision", "triton"):
     sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
-# JAX compiles far more than it runs here.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# JAX compiles far more than it runs here. XLA's older emitters of loops take half the time of those by MLIR, and one
+# module costs less than many, which would be compiled side by side. XLA ends the process if it does not know a flag.
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
 
 _cache = tempfile.TemporaryDirectory(prefix="kgen-tests-")  # removed when the process ends
 os.environ["KGEN_CACHE"] = _cache.name
@@ -26,3 +37,14 @@ os.environ["KGEN_CACHE"] = _cache.name
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_cache.name}/jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage among what is imported: it stays, and a search takes seconds in each process."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -4,8 +4,8 @@
 
 Each folder has JPEG files of 64x64 pixels in subfolders of 1,000, which are copies of 50 different ones, and a caption
 for each in `metadata.jsonl`. A million of them take 4 GB on the disk. Each measurement is the second of two processes,
-so that the operating system has read the folder before; kgen's cache is empty. Opening includes the import of the
-backend. The last line extrapolates the times to ten million images.
+so that the operating system has read the folder before; kgen's cache is empty. The import of kgen and of the backend is
+not included. The last line extrapolates the times to ten million images.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_a_run_first_prints_how_its_images_were_read(kgen, tmp_path: Path) -> No
     logged = " ".join(outcome.out.split()).split("imagefolder .: ")
     assert logged[1:3] == [
         "captions are from the folders' names ",
-        "there are 2 images in train/ for training, and 1 image in test/ for validation ",
+        "training uses 2 images in train/, and validation uses 1 image in test/ ",
     ]
     assert logged[3].startswith(
         "files that kgen does not read as images: 1 .yaml (good.yaml), 1 .heic (train/red/3.heic) "

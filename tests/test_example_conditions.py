@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,32 @@ class Counting(Patterns):
         return super().image(split, index)
 
 
+class Slow(Patterns):
+    """Remembers which threads read images. Reading one takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__(count=200)
+        self.threads: list[int] = []
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        self.threads.append(threading.get_ident())
+        time.sleep(0.001)
+        return super().image(split, index)
+
+
+class Both(MeanColor):
+    """Reads a caption, too."""
+
+    fields = ("caption", "image")
+
+    @property
+    def null(self) -> dict[str, Any]:
+        return {"caption": "", "image": None}
+
+    def tokenize(self, inputs: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        return super().tokenize([value["image"] for value in inputs])
+
+
 class Corner(MeanColor):
     """The condition is the color of the first pixel, which differs in the mirror image."""
 
@@ -82,6 +110,22 @@ def test_images_are_read_when_their_conditions_are_missing(tmp_path: Path) -> No
     make(encoder, dataset, tmp_path, Filling(lines.append))
     assert dataset.read <= before + 7, "and two whose conditions are compared"
     assert [line.split(" conditions")[0] for line in lines] == ["0 of 140", "1 of 140"]
+
+
+@pytest.mark.parametrize("cls", [MeanColor, Both])
+def test_threads_read_images_if_the_cache_is_filled_first(
+    cls: type[MeanColor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kgen.data.frozen.condition_rows.usual_workers", lambda: 3)
+    dataset, encoder = Slow(), cls()
+    encoder.null_condition()
+    inputs = AllEncoderInputs(dataset, cls.fields)
+    filled = cached_examples(encoder, inputs, tmp_path, Filling(lambda line: dataset.threads.clear(), devices=2))
+    assert filled.written == len(filled) == 201 and len(dataset.threads) == 200
+    assert len(set(dataset.threads)) > 1 and threading.get_ident() not in dataset.threads
+    expected = [dataset.image("train", row).mean((0, 1)) / 255 for row in range(199)]
+    found = filled.lookup([None] * 199, visit("train", *range(199)))["pooled"]
+    np.testing.assert_allclose(found, expected, rtol=BFLOAT16)
 
 
 def test_the_name_depends_on_all_that_conditions_depend_on(tmp_path: Path) -> None:

@@ -116,6 +116,15 @@ def test_layouts_that_are_read(tmp_path: Path, layout: str) -> None:
     assert captions(make(tmp_path, contents)) == wanted
 
 
+def test_a_damaged_file_beside_the_first_image_does_not_hide_the_captions(tmp_path: Path) -> None:
+    images: dict[str, Any] = dict.fromkeys(("cat/1.png", "cat/2.png", "dog/3.png"))
+    found = read_folder(
+        make(tmp_path, images | {"cat/1.json": "{", "cat/2.json": {"caption": "a"}, "dog/3.json": {"caption": "b"}})
+    )
+    assert found.entries["train"] == [("cat/2.png", "a"), ("dog/3.png", "b")]
+    assert [problem.where for problem in found.problems] == ["cat/1.png"]
+
+
 @pytest.mark.parametrize(("table", "file"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_may_be_composed_or_decomposed(tmp_path: Path, table: Any, file: Any) -> None:
     name = unicodedata.normalize(file, "café.png")
@@ -275,6 +284,17 @@ def test_a_caption_key_that_is_not_there(tmp_path: Path) -> None:
     assert captions(tmp_path, caption_key="id") == {"1.png": ["b"]}
 
 
+def test_a_caption_key_chooses_the_json_files(tmp_path: Path) -> None:
+    make(tmp_path, {"1.png": None, "1.txt": "a text"})
+    unused = f"imagefolder {tmp_path}: the option caption_key is not used: only tables and JSON files need it"
+    assert read_folder(tmp_path, caption_key="recaption").notes[-1] == unused
+    make(tmp_path, {"1.json": {"caption": "from the web", "recaption": "by a model"}})
+    assert captions(tmp_path) == {"1.png": ["a text"]}
+    assert captions(tmp_path, caption_key="recaption") == {"1.png": ["by a model"]}
+    assert unused not in read_folder(tmp_path, caption_key="recaption").notes
+    assert problems(tmp_path, caption_key="other") == {"1.png": "its caption 1.json has no 'other'"}
+
+
 # Tables that are damaged
 
 
@@ -328,8 +348,7 @@ def test_test_images_validate(tmp_path: Path) -> None:
     assert list(dataset.captions("train")) == ["cat", "cat", "dog", "dog"]
     assert list(dataset.captions("validation")) == ["cat", "cat", "dog", "dog"] * 2
     assert dataset.notes()[1] == (
-        f"imagefolder {tmp_path}: there are 4 images in train/ for training, "
-        "and 8 images in Testing/ and val/ for validation"
+        f"imagefolder {tmp_path}: training uses 4 images in train/, and validation uses 8 images in Testing/ and val/"
     )
     held = ImageFolder(path=str(tmp_path), size=8, holdout=("cat",))
     assert {s: len(held.captions(s)) for s in ("train", "validation", "holdout")} == {

@@ -114,6 +114,23 @@ def test_generate_blends_two_images(kgen: Any, done: Path, files: list[Path], tm
     assert sheet.width == 4 + 2 * (32 + 4)
 
 
+def test_a_blend_goes_from_the_first_image_to_the_second(
+    kgen: Any, done: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, decode = [], Variations.decode
+
+    def spied(self: Variations, embeddings: np.ndarray, **given: Any) -> np.ndarray:
+        seen.append(embeddings)
+        return decode(self, embeddings, **given)
+
+    monkeypatch.setattr(Variations, "decode", spied)
+    ends = ["--blend", "0", "--blend", "1", "--set", "decoder.steps=1"]
+    assert kgen("generate", done, *blending(files), *ends, cwd=tmp_path).status == 0
+    expected = Variations(*open_decoder(done)).embed_images(pixels(files))
+    np.testing.assert_allclose(seen[0], expected, atol=1e-5)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
 def test_options_of_generate_that_do_not_belong_together(
     kgen: Any, done: Path, files: list[Path], tmp_path: Path
 ) -> None:

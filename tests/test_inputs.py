@@ -43,10 +43,11 @@ class Pool:
     count = 1
 
     def __init__(self, dataset: Patterns) -> None:
-        self.dataset, self.read_rows = dataset, 0
+        self.dataset, self.read_rows, self.calls = dataset, 0, 0
 
     def read(self, split: Split, numbers: Sequence[int], flip: bool, views: int, shape: Any) -> np.ndarray:
         self.read_rows += len(numbers)
+        self.calls += 1
         return np.stack([image_of(self.dataset, split, number, flip, views) for number in numbers])
 
 
@@ -61,13 +62,16 @@ def codec(dataset: Patterns) -> Codec:
     return made
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_cached_latents_and_conditions_are_those_of_the_images(flip: bool) -> None:
+@pytest.mark.parametrize(("flip", "workers"), [(False, 0), (True, 0), (True, 1)])
+def test_cached_latents_and_conditions_are_those_of_the_images(
+    flip: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In training, which uses all views, and in the other splits."""
+    monkeypatch.setattr(inputs_module, "make_workers", lambda dataset, count: Pool(dataset) if count else None)
     dataset, encoder = Shifted(), Corner()
     encoder.null_condition()
     decoder = codec(dataset)
-    plain, cached = Inputs(dataset, None, flip=flip), Inputs(dataset, encoder, decoder, flip=flip)
+    plain, cached = Inputs(dataset, None, flip=flip), Inputs(dataset, encoder, decoder, flip=flip, workers=workers)
     read: tuple[Callable[[Inputs], Any], ...] = (
         lambda inputs: inputs.loader("train", 4).training(seed=3),
         lambda inputs: inputs.loader("train", 4).once(),
@@ -97,3 +101,20 @@ def test_workers_read_images_until_all_latents_are_cached(monkeypatch: pytest.Mo
         assert len(made) == number
         assert made[0].read_rows == len(dataset.captions("train")), "each image is read once, by the workers"
         assert loader.latents is not None and loader.latents.written == len(loader.latents)
+
+
+def test_workers_read_the_images_of_an_encoder_in_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All latents are cached, but not the conditions. Later, these are cached, too, and no image is read."""
+    monkeypatch.setattr(inputs_module, "fit_into_memory", lambda *given: False)
+    dataset, encoder = Patterns(), MeanColor()
+    monkeypatch.setattr(inputs_module, "make_workers", lambda dataset, count: Pool(dataset))
+    encoder.null_condition()
+    decoder = codec(dataset)
+    list(Inputs(dataset, None, decoder).loader("train", 4).once())
+    for calls in (6, 0):
+        loader = Inputs(dataset, encoder, decoder).loader("train", 4)
+        assert isinstance(loader.workers, Pool)
+        for number, batch in enumerate(loader.once()):
+            colors = np.stack([dataset.image("train", (4 * number + place) % 23) for place in range(4)]).mean((1, 2))
+            np.testing.assert_allclose(batch["condition"]["pooled"], colors / 255, rtol=BFLOAT16)
+        assert loader.workers.calls == calls

@@ -178,6 +178,21 @@ def test_processes_tell_each_other_of_damaged_images_once(tmp_path: Path) -> Non
     assert images[0].reported == ["a.png", "b.png"]
 
 
+@pytest.mark.portable
+def test_all_images_are_encoded_by_one_program(tmp_path: Path) -> None:
+    """The last batch is filled up, because another program could compute other latents."""
+    write_problems(tmp_path, [])
+    sizes: list[int] = []
+
+    def encode(batch: np.ndarray) -> np.ndarray:
+        sizes.append(len(batch))
+        return np.full((len(batch), 2), len(sizes), np.float32)
+
+    found = unpacked(Encoding(tmp_path, Damaged("a.png"), encode)(range(37)))  # type: ignore[arg-type]
+    assert sizes == [16] * 3
+    np.testing.assert_array_equal(found[:, 0], [1] * 16 + [2] * 16 + [3] * 5)
+
+
 # while a model trains
 
 
@@ -291,7 +306,7 @@ def test_tokens_are_stored_as_they_are(dtype: str, tmp_path: Path) -> None:
 @pytest.mark.portable
 def test_numbers_that_are_not_finite_change_no_others(tmp_path: Path) -> None:
     """A row may also hold large numbers, or only zeros, or only small numbers."""
-    rows = [[np.nan, 1.5, 3e6], [np.inf, 0.0, 2.0], [0, 0, 0], [1e-40, 0, 0], [2.0**-12, -(2.0**-14), 0]]
+    rows = [[np.nan, 1.5, 2.0**22 - 1], [np.inf, 0.0, 2.0], [0, 0, 0], [1e-40, 0, 0], [2.0**-12, -(2.0**-14), 0]]
     latents = np.array(rows, np.float32)
     create_rows(tmp_path, 5, described(Space("continuous", (3,), bounded=False)))
     found = unpacked(StoredRows(tmp_path).read(range(5), lambda rows: packed(plain(latents))))

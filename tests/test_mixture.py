@@ -17,9 +17,9 @@ from PIL import Image
 from kgen import DataError, load, make_dataset
 from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Problem
-from kgen.data.datasets.mixture import Mixture
+from kgen.data.datasets.mixture import MIN_SHARE, Mixture
 from kgen.data.loader import Loader
-from kgen.data.order import training_order
+from kgen.data.order import DENOMINATOR, training_order
 from kgen.runs.run import run
 from kgen.testing import DatasetConformance
 
@@ -159,6 +159,14 @@ def test_sizes_and_weights_must_fit(folder: dict[str, Any]) -> None:
         mixture(folder, {**SHAPES, "size": 32})
     with pytest.raises(DataError, match="some datasets have a weight, and others have none"):
         mixture({**folder, "weight": 2}, SHAPES)
+
+
+@pytest.mark.parametrize(("weights", "place"), [((1, 1e-7), 1), ((1, 1e308), 0), ((1e308, 1e308), 0)])
+def test_a_dataset_that_training_would_never_use_is_refused(weights: tuple[float, float], place: int) -> None:
+    assert MIN_SHARE == 1 / DENOMINATOR
+    both = [{**SHAPES, "weight": weight} for weight in weights]
+    with pytest.raises(DataError, match=f"mixture: {place}: shapes has the weight .* would never use it"):
+        mixture(*both)
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "much"])

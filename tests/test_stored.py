@@ -55,7 +55,9 @@ def test_rows_are_computed_when_they_are_read_and_come_back_in_any_order(tmp_pat
             np.testing.assert_array_equal(found["floats"], expected[list(wanted)])
             np.testing.assert_array_equal(found["numbers"], NUMBERS[list(wanted)])
     assert found["floats"].dtype == np.float32 and found["numbers"].dtype == np.int32
-    assert (tmp_path / "rows.bin").stat().st_size == 23 * (6 * SIZES[dtype] + 4)
+    little = FLOATS.astype(kinds[dtype]).astype(np.dtype(kinds[dtype]).newbyteorder("<")), NUMBERS.astype("<i4")
+    content = b"".join(floats.tobytes() + number.tobytes() for floats, number in zip(*little, strict=True))
+    assert (tmp_path / "rows.bin").read_bytes() == content, "also on another computer"
     with pytest.raises(IndexError):
         rows.read([23])
 
@@ -164,6 +166,12 @@ def test_a_file_that_was_cut_in_the_meantime_is_damaged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows.read([19])["numbers"], [19])
     with pytest.raises(DataError, match=r"rows\.bin is damaged \(row 20\)"):
         rows.read([19, 20, 22])
+
+
+def test_a_row_that_cannot_be_read_again_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredRows, "_write", lambda *given: None)
+    with pytest.raises(DataError, match=r"rows\.bin was written, but cannot be read again"):
+        opened(tmp_path).read([5], compute)
 
 
 def test_one_process_at_a_time_writes(tmp_path: Path) -> None:

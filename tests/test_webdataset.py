@@ -246,6 +246,13 @@ def test_caption_key(tmp_path: Path) -> None:
     assert shown(opened(path, caption_key="recaption")) == [(1, "by a model")]
     with pytest.raises(DataError, match=r"nothing in .* \(1\.png: its caption 1\.json has no 'other'\)"):
         opened(path, caption_key="other")
+    texts = {"1.txt": b"text", "2.png": image(40), "2.txt": b"text 2"}
+    write(path, {"1.png": image(20), "1.json": json.dumps(row).encode(), **texts})
+    assert shown(opened(path)) == [(1, "text"), (2, "text 2")]
+    assert shown(opened(path, caption_key="recaption")) == [(1, "by a model"), (2, "text 2")]
+    assert not any("is not used" in line for line in opened(path, caption_key="recaption").notes())
+    write(path, sample(1))
+    assert "the option caption_key is not used" in opened(path, caption_key="recaption").notes()[-1]
 
 
 def test_classes(tmp_path: Path) -> None:
@@ -269,6 +276,19 @@ def test_a_key_may_be_in_several_shards(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", sample(1))
     write(tmp_path / "b.tar", {"0001.png": image(40), "0001.txt": b"another"})
     assert shown(opened(tmp_path)) == [(1, "image 1"), (2, "another")]
+
+
+def test_paths_may_begin_with_dots(tmp_path: Path) -> None:
+    """As Python's tarfile writes them for relative paths. Files in hidden folders are left out."""
+    path = one(
+        tmp_path,
+        {
+            f"{name}.{kind}": data
+            for name in ("../0", "./1", "a/./2", "/b/3", ".git/4", "._5")
+            for kind, data in (("png", image(20 * int(name[-1]))), ("txt", name.encode()))
+        },
+    )
+    assert shown(opened(path)) == [(0, "../0"), (1, "./1"), (2, "a/./2"), (3, "/b/3")]
 
 
 def test_gnu_and_pax_and_names_in_unicode(tmp_path: Path) -> None:
@@ -299,7 +319,7 @@ def test_names_of_splits(tmp_path: Path, train: str, validation: str) -> None:
     dataset = opened(tmp_path / "in")
     assert shown(dataset) == [(1, "image 1"), (2, "image 2")]
     assert shown(dataset, "validation") == [(3, "image 3")]
-    assert "there are 2 images for training, and 1 for validation" in dataset.notes()[1]
+    assert "training uses 2 of the images, and validation uses 1" in dataset.notes()[1]
     assert shown(opened(tmp_path / "in" / validation)) == [(3, "image 3")], "who names a shard wants to train on it"
     with pytest.raises(DataError, match="already defines a validation split"):
         opened(tmp_path / "in", validation=0.1)
@@ -435,6 +455,15 @@ def test_damaged_shards(shards: Path, name: str) -> None:
     dataset = opened(shards, on_error="skip")
     assert shown(dataset) == [(i, f"image {i}") for i in [*range(left), *range(4, COUNT)]]
     assert problem(dataset)[0] == "0000.tar"
+
+
+def test_a_size_of_many_digits_is_damage(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("1.png")
+    info.pax_headers = {"size": "9" * 5000}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    with pytest.raises(DataError, match=r"a\.tar: an extended header is damaged: its size is '9{21}'"):
+        opened(tmp_path)
 
 
 def test_a_lone_damaged_shard_leaves_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process, Skipping, counting, zeros
+from odd_datasets import Broken, Ended, Faulty, Killed, Loaded, Odd, Process, Skipping, counting, zeros
 from PIL import Image
 
 from kgen.contracts.dataset import Dataset, Split
@@ -180,6 +180,13 @@ def test_a_fault_comes_with_the_traceback_of_the_worker(workers: Workers) -> Non
     with pytest.raises(ValueError, match="not in list") as caught:
         workers.read("train", range(20))
     assert "in index_of_nothing" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("workers", [Ended], indirect=True)
+def test_the_end_of_a_file_does_not_end_the_worker(workers: Workers) -> None:
+    for _ in range(2):
+        with pytest.raises(EOFError, match="no data left in file"):
+            workers.read("train", range(20))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -143,20 +143,22 @@ class Loader:
             captions, views = (numbers.tolist() for numbers in np.divmod(draws, self.views))
         numbers = [row * self.views + view for row, view in zip(rows, views, strict=True)]
         with self.meter.reading(len(rows)):
+            images = functools.cache(lambda: self.images.read(numbers))  # (B, H, W, C)
             batch: Batch = {}
             if self.latents is not None:
                 batch["latent"] = self.latents.lookup(numbers)  # (B, h, w, channels), or tokens (B, h, w)
-                images = [functools.partial(self.images.one, number) for number in numbers]
             else:
-                batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)
-                images = [functools.partial(_same, image) for image in found]  # the encoder may read the images, too
+                batch["image"] = images()
             if self.inputs is None:
                 return batch
             visits = Visits(self.split, rows, captions, views)
-            return {**batch, **self.read(self.inputs.visited(visits, images), visits)}
+            single = [functools.partial(_item, images, place) for place in range(len(rows))]
+            return {**batch, **self.read(self.inputs.visited(visits, single), visits)}
 
 
-def _same(image: np.ndarray) -> np.ndarray:
+def _item(read: Callable[[], np.ndarray], place: int) -> np.ndarray:
+    """One of the images that a function reads together."""
+    image: np.ndarray = read()[place]
     return image
 
 
@@ -201,10 +203,6 @@ class _Images:
         if not self.shapes:
             return None
         return (*self.shapes[self.shape_of[number // self.views]], self.dataset.image_space.shape[-1])
-
-    def one(self, number: int) -> np.ndarray:
-        """An image uint8 (H, W, C)."""
-        return np.asarray(self.read([number])[0])
 
 
 def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:

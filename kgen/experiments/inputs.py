@@ -136,7 +136,8 @@ class Inputs:
     def loader(self, split: Split, batch_size: int, shard: int = 0, shards: int = 1) -> Loader:
         flip = self.flip and split == "train"
         latents = self.latents(split, flip)
-        reads_images = latents is None or latents.written < len(latents) or self.workers is not None
+        needs_images = latents is None or latents.written < len(latents)
+        encodes_images = self.encoder is not None and "image" in self.encoder.fields
         return Loader(
             self.dataset,
             self.encoder,
@@ -147,7 +148,7 @@ class Inputs:
             flip=flip,
             shard=shard,
             shards=shards,
-            workers=self.image_workers if reads_images else None,
+            workers=self.image_workers if needs_images or encodes_images or self.workers is not None else None,
         )
 
     def validation_loader(self, batch_size: int) -> Loader | None:

@@ -31,4 +31,5 @@ def check(
         problems = dataset.check()
         for problem in problems:
             log(f"skipped {problem.where}: {problem.what}")
-        log(f"{owner}: every image was read, and {f'{len(problems):,} are skipped' if problems else 'all are good'}")
+        skipped = "1 is skipped" if len(problems) == 1 else f"{len(problems):,} are skipped"
+        log(f"{owner}: every image was read, and {skipped if problems else 'all are good'}")

@@ -34,8 +34,8 @@ class ImageFolder(EncodedImages):
         captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
             (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
             that read no text), or "auto", which uses the first of "tables", "files" and "folders" that exists.
-        caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
-            "captions", "description", "prompt", "title", "comment".
+        caption_key: Key of the caption in tables and JSON files, which are then read before texts; null: "text", or
+            the only one of "caption", "captions", "description", "prompt", "title", "comment".
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
 

@@ -19,6 +19,9 @@ from kgen.options import Choice, check_options
 from kgen.plugins.discovery import registry
 from kgen.spaces import Space
 
+MIN_SHARE = 1e-6
+"""Smallest share of a dataset. `kgen.data.order`, which worker processes do not import, would round a smaller one."""
+
 
 class Weight(pydantic.BaseModel):
     """The key of a mixed dataset that is not one of its own options."""
@@ -57,6 +60,12 @@ class Mixture(Dataset):
         self._labels = [f"{n}: {choice['name'].split('/')[-1]}" for n, choice in enumerate(datasets)]
         if self._weights and len(self._weights) < len(datasets):
             raise DataError("mixture: some datasets have a weight, and others have none: give all of them one, or none")
+        for label, weight in zip(self._labels, self._weights, strict=False):
+            if weight / sum(self._weights) < MIN_SHARE:
+                raise DataError(
+                    f"mixture: {label} has the weight {weight:g}, less than a millionth of the sum of all weights, "
+                    f"{sum(self._weights):g}, so that training would never use it: make it larger, or leave it out"
+                )
         for label, part in zip(self._labels, self._parts, strict=True):
             if part.image_space != self.image_space:
                 raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,8 +51,8 @@ class WebDataset(ShardImages):
 
     Args:
         path: A folder of .tar files, one such file, or a pattern such as "shards/train-{0000..0012}.tar" or "*.tar".
-        caption_key: Key of the caption in JSON files; null: "text", "caption", "captions", "description", "prompt",
-            "title" or "comment".
+        caption_key: Key of the caption in JSON files, which are then read before texts; null: "text", "caption",
+            "captions", "description", "prompt", "title" or "comment".
         template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
             caption of all images.
 
@@ -105,6 +106,12 @@ class WebDataset(ShardImages):
 
     def _list(self, path: Path) -> Listing:
         return read_samples(path, self.caption_key)
+
+    def _describe_captions(self, found: Sequence[Listing]) -> list[str]:
+        lines = super()._describe_captions(found)
+        if self.caption_key is not None and not any("KEY.json" in listing.sources for listing in found):
+            lines.append("the option caption_key is not used: only JSON files need it")
+        return lines
 
     def _read(self, number: int, place: int, size: int) -> bytes:
         with self._path(number).open("rb") as file:  # it is opened each time, so that threads can read at once

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +16,7 @@ from kgen.contracts.encoder import Encoder
 from kgen.data.cache import open_or_write
 from kgen.data.frozen.filling import Filling
 from kgen.data.frozen.stored import Arrays, StoredRows, create_rows
+from kgen.data.reading.workers import usual_workers
 from kgen.plugins.discovery import component_id
 
 NAMES = ("sequence", "mask", "pooled")
@@ -68,8 +71,25 @@ class ConditionRows:
     def fill(self) -> None:
         if self.encoding is None:
             return
-        for rows in self.stored.missing(BATCH):
-            self.read(rows, self.encoding.inputs(rows))
+        for rows, inputs in _read_ahead(self.encoding.inputs, self.stored.missing(BATCH)):
+            self.read(rows, inputs)
+
+
+def _read_ahead(
+    read: Callable[[Sequence[int]], list[Any]], batches: Iterable[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], list[Any]]]:
+    """Yields each batch of rows with its inputs, in order. Threads read the inputs of the next batches."""
+    count = usual_workers() + 1
+    waiting: deque[tuple[Sequence[int], Future[list[Any]]]] = deque()
+    with ThreadPoolExecutor(count, thread_name_prefix="kgen-inputs") as threads:
+        for rows in batches:
+            waiting.append((rows, threads.submit(read, rows)))
+            if len(waiting) > count:
+                first, inputs = waiting.popleft()
+                yield first, inputs.result()
+        while waiting:
+            first, inputs = waiting.popleft()
+            yield first, inputs.result()
 
 
 class Encoding:

@@ -6,7 +6,7 @@ found by the place of the example in its dataset.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class _Examples(Source[ExampleConditions]):
         return hash_of({"format": FORMAT, **provenance(self.encoder), **origin(self.inputs.dataset), **read})
 
     def read(self, rows: Sequence[int]) -> list[Any]:
-        return [self.inputs[row - 1] if row else self.encoder.null for row in rows]
+        inputs = [self.inputs[row - 1] if row else self.encoder.null for row in rows]
+        return [dict(value) if isinstance(value, Mapping) else value for value in inputs]  # all fields are read now
 
     def open(self, folder: Path) -> ExampleConditions:
         return ExampleConditions(folder, self.inputs)

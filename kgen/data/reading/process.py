@@ -172,7 +172,7 @@ def work() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the training process has ended
         file: int | None = pickle.load(calls)
         memory = None if file is None else SharedMemory(file)
-        while True:
+        while calls.peek(1):  # type: ignore[union-attr]  # of a BufferedReader; b"" if the pipe was closed
             for piece in _answer(calls, memory):
                 results.write(piece)
             results.flush()
@@ -185,8 +185,6 @@ def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
         function, *arguments = pickle.load(calls)
         result = function(*arguments)
         data = pickle.dumps(result, 5, buffer_callback=buffers.append)
-    except EOFError:
-        raise
     except Exception as error:
         return [pickle.dumps((True, pickle.dumps(_portable(error)), [], False))]
     arrays = [buffer.raw() for buffer in buffers]

@@ -88,6 +88,8 @@ class Averaging:
         grads = [dense(gradient) for gradient in grads]
         summed = _summed(grads)
         norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in summed if g is not None))
+        if not self.built and trainable_variables is not None:  # Keras would build it below
+            self.build(trainable_variables)
         self.gradient_norm.assign(norm)
         if self.clip_norm is not None:
             grads = _scaled(summed, ops.minimum(1.0, self.clip_norm / (norm + 1e-12)) / replica_count())

@@ -171,6 +171,13 @@ def test_the_numbers_depend_on_the_weights(saved: str, tmp_path: Path) -> None:
     assert first == copy and len({first, *others}) == 3
 
 
+def test_only_a_generator_with_the_same_encoder_is_favored(saved: str) -> None:
+    encoder, metric = kgen.load(saved).encoder, ClipScore(model=saved)
+    assert "judge by another model" in metric.bias_towards(encoder)
+    encoder.weights[0].assign(encoder.weights[0] + 1.0)
+    assert metric.bias_towards(encoder) == ""
+
+
 def test_images_of_any_size_are_judged(saved: str) -> None:
     embedder = Embedder(saved)
     large = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.folder.classes import from_classes, why_no_classes
 from kgen.data.datasets.folder.divisions import Divisions, find_divisions
-from kgen.data.datasets.folder.files import Files, describe, find_files
+from kgen.data.datasets.folder.files import Files, describe, find_files, suffix
 from kgen.data.datasets.folder.layouts import nothing_to_read, seems_to_be, where_captions_may_be
 from kgen.data.datasets.folder.sidecars import find_sidecars, from_sidecars
 from kgen.data.datasets.folder.tables import Captions, CaptionsFrom, Entry, Table, from_tables, open_tables
@@ -50,7 +50,7 @@ def read_folder(
        caption, or a list of captions. Names are relative to the table. If none of them exists, all folders are
        searched.
     2. Files beside the images: ``NAME.txt`` or ``NAME.caption`` with one caption per line; ``NAME.json`` with a
-       "caption".
+       "caption". With `caption_key`, ``NAME.json`` is the first of these.
     3. The image's folder, which is its class: `template`, with the name of the folder for {label}.
 
     An image with several captions has several entries. Folders named train, validation, val, dev or test are splits.
@@ -76,6 +76,10 @@ def read_folder(
     folder.notes = _notes(files, divisions, found, folder)
     if template != DEFAULT_TEMPLATE and found.kind != "folders":
         folder.notes.append(f"imagefolder {path}: the option template is not used: only names of folders need it")
+    if caption_key is not None and found.kind != "tables" and not any(suffix(name) == ".json" for name in found.used):
+        folder.notes.append(
+            f"imagefolder {path}: the option caption_key is not used: only tables and JSON files need it"
+        )
     return folder
 
 
@@ -128,7 +132,7 @@ def _notes(files: Files, divisions: Divisions, found: Captions, folder: Folder) 
     lines += found.notes
     if folder.entries["validation"]:
         train, validation = _count(folder, divisions, "train"), _count(folder, divisions, "validation")
-        lines.append(f"there are {train} for training, and {validation} for validation")
+        lines.append(f"training uses {train}, and validation uses {validation}")
     if passed := [name for name in files.others if name not in found.used]:
         lines.append(f"files that kgen does not read as images: {describe(passed)}")
     return [f"imagefolder {files.root}: {line}" for line in lines]

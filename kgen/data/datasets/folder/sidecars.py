@@ -14,13 +14,18 @@ from kgen.data.encoded.captions import TextError, are_boxes, captions_in_json, c
 from kgen.errors import DataError
 
 SUFFIXES = (".txt", ".caption", ".json")
-"""Suffixes of files with captions, in lower case. If an image has several, the first of these is read."""
+"""Suffixes of files with captions, in lower case. If an image has several, the first of these is read. With the option
+caption_key, it is the JSON file."""
 
 
 def find_sidecars(files: Files, caption_key: str | None) -> dict[str, str | None]:
     """The file with the captions of each image; None if there is no such file."""
     beside = _beside(files)
-    kinds = [kind for kind in SUFFIXES if kind != ".json" or _holds_captions(files, beside, caption_key)]
+    kinds = [kind for kind in SUFFIXES if kind != ".json"]
+    if caption_key is not None:
+        kinds.insert(0, ".json")
+    elif _holds_captions(files, beside):
+        kinds.append(".json")
     return {image: next((names[kind] for kind in kinds if kind in names), None) for image, names in beside.items()}
 
 
@@ -80,16 +85,18 @@ def _beside(files: Files) -> dict[str, dict[str, str]]:
     return found
 
 
-def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]], caption_key: str | None) -> bool:
-    """Whether the first JSON file beside an image holds a caption: other tools keep boxes and settings in them."""
-    first = next((names[".json"] for names in beside.values() if ".json" in names), None)
-    if first is None:
-        return False
-    try:
-        content = json.loads(read_text(files.root / first))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and key_of_caption(content, caption_key) is not None
+def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether the JSON files beside the images hold captions: other tools keep boxes and settings in them.
+
+    The first one that is not damaged shows it.
+    """
+    for name in (names[".json"] for names in beside.values() if ".json" in names):
+        try:
+            content = json.loads(read_text(files.root / name))
+        except (ValueError, RecursionError):
+            continue
+        return isinstance(content, dict) and key_of_caption(content, None) is not None
+    return False
 
 
 def _read(files: Files, name: str, caption_key: str | None) -> tuple[list[str], int]:

@@ -230,7 +230,10 @@ def _caption_column(table: Table, file_column: str, wanted: str | None, place: s
         return CAPTION_COLUMNS[0]
     texts = known or [column for column in others if table.holds_text(column)]
     if not texts:
-        raise DataError(f"imagefolder: {place} holds no captions: there is {alternatives(others)}, which is not text")
+        raise DataError(
+            f"imagefolder: {place} holds no captions: there is {alternatives(others)}, which is not text. Add a column "
+            "'text' with the captions, or read the images without captions, with captions_from: none"
+        )
     raise DataError(f"imagefolder: {place} does not say what is a caption: set caption_key to {alternatives(texts)}")
 
 

@@ -15,7 +15,7 @@ from kgen.data.encoded.checked import Stamp, settled
 from kgen.errors import KgenError
 from kgen.storage.files import atomic_file
 
-FORMAT = 1
+FORMAT = 2
 
 
 def read_listing(path: Path, stamp: Stamp, options: dict[str, Any]) -> Listing | None:

@@ -155,7 +155,7 @@ class ShardImages(EncodedImages):
             lines += self._describe_captions(found)
         if entries["validation"]:
             train, validation = (len({name for name, _ in entries[split]}) for split in ("train", "validation"))
-            lines.append(f"there are {train:,} images for training, and {validation:,} for validation")
+            lines.append(f"training uses {train:,} of the images, and validation uses {validation:,}")
         others: dict[str, tuple[int, str]] = {}
         for listing in found:
             for kind, (count, example) in listing.others.items():

@@ -18,7 +18,7 @@ from kgen.data.datasets.shards.tar import Member, TarError, members
 from kgen.data.encoded.captions import TextError, are_boxes, captions_in_json, captions_in_text, decode_text
 
 CAPTIONS = ("txt", "caption", "json")
-"""Kinds of files with captions. If a sample has several, the first of these is read."""
+"""Kinds of files with captions. If a sample has several, the first of these is read; with caption_key, "json"."""
 
 LABEL = "cls"
 """The kind of files with a class."""
@@ -101,7 +101,8 @@ def _list_sample(found: Listing, key: str, sample: _Sample, caption_key: str | N
     image = sample.files[main[0]]
     captions: list[str] = []
     reason = ""
-    used = next((kind for kind in CAPTIONS if kind in sample.files), None)
+    kinds_in_order = CAPTIONS if caption_key is None else ("json", *CAPTIONS)
+    used = next((kind for kind in kinds_in_order if kind in sample.files), None)
     if used is None:
         reason = f"there is no caption {key.rpartition('/')[2]}.txt with it"
     else:
@@ -156,4 +157,6 @@ def _label(sample: _Sample) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in name.split("/"))
+    """Whether a file or one of its folders is hidden. "." and ".." in a path, as in "../images/1.png", hide nothing."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in parts)

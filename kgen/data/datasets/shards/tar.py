@@ -16,6 +16,9 @@ BLOCK = 512
 MAX_HEADER = 2**20
 """Largest size of an extended header, in bytes. Such a header holds a name and a few attributes."""
 
+MAX_DIGITS = 20
+"""Largest number of digits of a size in an extended header. All numbers of 64 bits have at most so many."""
+
 MemberKind = Literal["file", "folder", "link", "sparse", "other"]
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
@@ -146,8 +149,8 @@ def _number(field: bytes) -> int:
 
 
 def _decimal(text: str) -> int:
-    if not text.isdecimal():
-        raise TarError(f"an extended header is damaged: its size is {text!r}")
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise TarError(f"an extended header is damaged: its size is {text[: MAX_DIGITS + 1]!r}")
     return int(text)
 
 
