@@ -16,7 +16,7 @@ from kgen.spaces import ConditionSpace, Space
 if TYPE_CHECKING:
     from kgen.backend.attributes import freeze_layer
     from kgen.config import decoding_options, sampling_options
-    from kgen.contracts.capabilities import Guidance, Guide, GuideModel, Samples, Steps, Strength
+    from kgen.contracts.capabilities import Capability, Guidance, Guide, GuideModel, Samples, Steps, Strength, option_of
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder, ImageEmbedder, image_embedder
@@ -91,6 +91,8 @@ _LAZY = {
     "write_images": "kgen.generation.writing",
     "Pipeline": "kgen.pipeline.model",
     "Variations": "kgen.pipeline.decoding.variations",
+    "Capability": "kgen.contracts.capabilities",
+    "option_of": "kgen.contracts.capabilities",
     "Guidance": "kgen.contracts.capabilities",
     "Guide": "kgen.contracts.capabilities",
     "GuideModel": "kgen.contracts.capabilities",
@@ -121,6 +123,7 @@ _LAZY = {
 
 __all__ = [
     "API",
+    "Capability",
     "Column",
     "ConditionSpace",
     "ConfigError",
@@ -185,6 +188,7 @@ __all__ = [
     "open_dataset",
     "open_decoder",
     "open_encoder",
+    "option_of",
     "part",
     "read_image",
     "read_json",

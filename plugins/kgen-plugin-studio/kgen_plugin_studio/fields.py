@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kgen import Pipeline
+from kgen import Capability, Pipeline, option_of
 from kgen.options import model_of, schema_of
 from kgen.options.documentation import described
 from kgen.options.rows import option_rows
@@ -25,16 +25,18 @@ class Field:
         default: The default, as a user would write it.
         help: The description, and the allowed values.
         choices: The values to choose from; empty: the user types the value.
+        main: Whether it is the number of steps or the weight of guidance, which the page does not fold away.
     """
 
     key: str
     default: str
     help: str
     choices: tuple[str, ...] = ()
+    main: bool = False
 
 
 def fields_of(pipeline: Pipeline) -> list[Field]:
-    """A field for each option of the generator's `generate` and of the decoder's `decode`."""
+    """A field for each option of the generator's `generate`, except its strength, and of the decoder's `decode`."""
     generator, decoder = type(pipeline.generator), type(pipeline.decoder)
     return [*_fields(generator.generate, generator), *_fields(decoder.decode, decoder, "decoder.")]
 
@@ -52,13 +54,15 @@ def settings_of(fields: list[Field], values: Mapping[str, str | None]) -> tuple[
 def _fields(method: Callable[..., Any], owner: type[Any], prefix: str = "") -> Iterator[Field]:
     schema = schema_of(model_of(method, owner.__name__))
     texts = described(method, owner).arguments
+    main = {option_of(method, capability) for capability in (Capability.GUIDANCE, Capability.STEPS)} - {None}
+    strength = option_of(method, Capability.STRENGTH)  # belongs to the image to start from
     for name, allowed, default in option_rows(schema, schema):
-        if "." in name:  # an option of a part, which is written in the part's mapping
+        if "." in name or name == strength:  # an option of a part is written in the part's mapping
             continue
         default = str(json.loads(default)) if default.startswith('"') else default  # as users write it
         note = f"{allowed}; default: {default}"
         text = f"{texts[name]} ({note})" if name in texts else note
-        yield Field(f"{prefix}{name}", default, text, _choices(schema["properties"][name], schema))
+        yield Field(f"{prefix}{name}", default, text, _choices(schema["properties"][name], schema), name in main)
 
 
 def _choices(node: Mapping[str, Any], root: dict[str, Any]) -> tuple[str, ...]:

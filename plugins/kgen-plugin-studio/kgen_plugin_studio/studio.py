@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgen import ImageRequest, KgenError, ModelCache, Pipeline, write_images
+from kgen import Capability, Generator, ImageRequest, KgenError, ModelCache, Pipeline, option_of, write_images
+from kgen.options import options
 from kgen_plugin_studio.fields import Field, fields_of
 
 
@@ -22,13 +23,13 @@ class Abilities:
 
     Args:
         fields: Fields for the options of its generator and decoder.
-        starts_from_images: Whether it can start from an image.
+        strength: The default of how much an image changes from which it starts; None: it starts from no image.
         inpaints: Whether only a part of the image can change.
         blends: Whether it can generate images between two images.
     """
 
     fields: list[Field]
-    starts_from_images: bool
+    strength: float | None
     inpaints: bool
     blends: bool
 
@@ -70,7 +71,7 @@ class Studio:
             generator, decoder = pipeline.generator, pipeline.decoder
             return Abilities(
                 fields=fields_of(pipeline),
-                starts_from_images=generator.supports_img2img,
+                strength=_default_strength(generator),
                 inpaints=generator.supports_inpainting,
                 blends=decoder.latent_is_embedding,
             )
@@ -106,6 +107,11 @@ class Studio:
         number = 1 + max(map(int, filter(str.isdecimal, numbers)), default=0)
         folder = self.output / f"{number:04d}-{run.resolve().name}"
         return dataclasses.replace(request, run=run, output=f"{folder}{os.sep}")
+
+
+def _default_strength(generator: Generator) -> float | None:
+    name = option_of(type(generator).generate, Capability.STRENGTH)
+    return None if name is None else options(type(generator).generate)[name].default  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

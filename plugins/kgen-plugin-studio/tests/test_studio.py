@@ -64,10 +64,11 @@ def test_errors_of_kgen_are_messages(studio: Studio, run: Path) -> None:
 def test_fields_are_the_options_of_the_run(studio: Studio) -> None:
     abilities = studio.abilities("tiny")
     fields = {field.key: field for field in abilities.fields}
-    assert {"steps", "guidance", "sampler", "strength"} <= set(fields)
+    assert {"steps", "guidance", "sampler"} <= set(fields) and "strength" not in fields
+    assert [field.key for field in abilities.fields if field.main] == ["steps", "guidance"]
     assert "int > 0" in fields["steps"].help and fields["sampler"].default == "heun"
     assert {"ddpm", "heun"} <= set(fields["sampler"].choices) and "diffusion/ddpm" not in fields["sampler"].choices
-    assert abilities.starts_from_images and not abilities.inpaints and not abilities.blends
+    assert abilities.strength == 0.6 and not abilities.inpaints and not abilities.blends
 
 
 def test_only_changed_fields_become_settings() -> None:
@@ -95,10 +96,10 @@ def test_a_painted_image_becomes_an_image_and_a_mask(studio: Studio, run: Path, 
     painted = np.asarray(Image.open(mask))
     assert (painted[:, :4] == 255).all() and not painted[:, 4:].any()
     assert source == keep_image(tmp_path, image), "the same image is kept once"
-    request = kgen.ImageRequest(
-        run=run, prompts=("red heart",), images=(source,), settings=("steps=2", "strength=0.01")
-    )
-    ((file, _),) = studio.generate(["tiny"], request).files
+    request = kgen.ImageRequest(run=run, prompts=("red heart",), images=(source,), settings=("steps=2",), strength=0.01)
+    outcome = studio.generate(["tiny"], request)
+    assert outcome.messages == []
+    ((file, _),) = outcome.files
     assert np.abs(np.asarray(Image.open(file)).astype(int) - np.asarray(image)).mean() < 16
     refused = studio.generate(["tiny"], dataclasses.replace(request, mask=mask))
     assert "mask" in refused.messages[-1] and not refused.files

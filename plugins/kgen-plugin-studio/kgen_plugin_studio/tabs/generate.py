@@ -95,8 +95,8 @@ def _request(
 
 
 def _inputs(fields: Sequence[Field]) -> list[gr.components.Component]:
-    """A component for each field; those beyond guidance and steps are folded away."""
-    first = [field for field in fields if field.key in ("guidance", "steps")]
+    """A component for each field; all but the main ones are folded away."""
+    first = [field for field in fields if field.main]
     made = {field.key: _input(field) for field in first}
     with gr.Accordion("More options", open=False):
         made |= {field.key: _input(field) for field in fields if field not in first}

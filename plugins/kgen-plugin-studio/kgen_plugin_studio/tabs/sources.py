@@ -28,8 +28,9 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
     """
     if abilities.blends:
         return _two_images(folder)
-    if not abilities.starts_from_images:
+    if abilities.strength is None:
         return [], dict
+    default = abilities.strength
     with gr.Accordion("Start from an image", open=False):
         if abilities.inpaints:
             editor = gr.ImageEditor(
@@ -43,19 +44,19 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
             )
         else:
             editor = gr.Image(type="pil", format="png", label="Image", elem_id="source")
+        share = gr.Slider(
+            0.01, 1.0, default, step=0.01, label="Strength", info="How much the image changes", elem_id="strength"
+        )
 
-    def read(value: Any) -> Source:
-        """The image, and the mask if something is painted."""
-        if not isinstance(value, dict):
-            return {} if value is None else {"images": (keep_image(folder, value),)}
-        if value["background"] is None or value["background"].getbbox() is None:
+    def read(value: Any, share: float) -> Source:
+        """The image, the mask if something is painted, and the strength if it is not the default."""
+        image, layers = (value["background"], value["layers"]) if isinstance(value, dict) else (value, [])
+        if image is None or (image.mode == "RGBA" and image.getbbox() is None):  # an empty canvas is transparent
             return {}
-        return {
-            "images": (keep_image(folder, value["background"]),),
-            "mask": keep_mask(folder, value["layers"] or []),
-        }
+        strength = None if share == default else share
+        return {"images": (keep_image(folder, image),), "mask": keep_mask(folder, layers or []), "strength": strength}
 
-    return [editor], read
+    return [editor, share], read
 
 
 def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[..., Source]]:
