@@ -17,8 +17,8 @@ from command_line import EXECUTABLE, Trained, environment, quickest_backend
 from PIL import Image
 
 from kgen.backend.selection import select_backend
-from kgen.cli.commands.generate import _slug
 from kgen.errors import ConfigError, PluginError
+from kgen.generation.output import slug
 
 COMMANDS = [
     *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema", "export", "import"),
@@ -141,7 +141,7 @@ def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kge
 @pytest.mark.parametrize("prompt, name", [("A red/heart!", "a-red-heart"), ("NUL", "image-nul"), ("?", "image")])
 def test_an_image_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
     """`nul.png` is no file on Windows, and holds nothing."""
-    assert _slug(prompt) == name
+    assert slug(prompt) == name
 
 
 # ---- the backend ---------------------------------------------------------------------------------
