@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kgen.cli.backend import load_backend
+from kgen.backend.selection import load_backend
 
 load_backend()  # before the modules that import Keras
 
