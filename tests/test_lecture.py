@@ -20,6 +20,8 @@ MAX_FIGURE = 60_000
 
 TINY: dict[str, dict[str, Any]] = {
     "02-vae": {"SIZE": 16, "IMAGES": 16, "STEPS": 1, "WIDTH": 8},
+    "07-ar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2},
+    "08-nar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2, "PASSES": [1, 2]},
 }
 """The sizes at which a page is tested, in place of those in its first cell."""
 
