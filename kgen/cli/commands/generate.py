@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_single, require_text
+from kgen.cli.common import RunArgument, log, require_run, require_single, require_text
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import IMAGES, require_free
@@ -120,7 +120,7 @@ def command(
     alone = {"mask": mask, "strength": strength, "size": size, "shared-noise": shared_noise or None, "lora": lora}
     _check_images(prompts, paths, bool(blend), {name: value for name, value in alone.items() if value is not None})
     require_text(prompts)
-    require_directory(run)
+    run = require_run(run)
     shape, loras = None if size is None else _parsed_size(size), [_parsed_lora(text) for text in lora or ()]
     if blend:
         target = _Target(output if output is not None else "blend.png", [f"{x:g}" for x in blend] * number, "blend")
