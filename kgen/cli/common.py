@@ -114,7 +114,7 @@ def output_to_stderr() -> Iterator[None]:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run file, or one that kgen ships. A file that is not YAML fails before the framework is loaded."""
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
     from kgen.config.shipped import find_run_file
     from kgen.config.short_keys import load_run_file
     from kgen.config.source import read_file
@@ -165,7 +165,7 @@ def require_run(run: Path) -> Path:
         RunError: there is no such directory; the message names the existing ones, and the installed models.
         PluginError: a plugin that the run needs is missing, or the installed model cannot be used.
     """
-    from kgen.plugins.models import find_run, models
+    from kgen.plugins.models import find_run, installed_models
 
     run = find_run(run)
     if run.is_dir():
@@ -177,5 +177,5 @@ def require_run(run: Path) -> Path:
         raise RunError(f"{run} is a file: give a run directory that 'kgen run' made")
     others = sorted(str(found.parent) for found in run.parent.glob("*/manifest.json"))
     there = f"existing runs are {', '.join(others)}" if others else "train one with 'kgen run CONFIG'"
-    there += f"; installed models are {', '.join(models())}" if models() else ""
+    there += f"; installed models are {', '.join(installed_models())}" if installed_models() else ""
     raise RunError(f"there is no run directory {run}: {there}")

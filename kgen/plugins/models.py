@@ -66,8 +66,8 @@ class InstalledModel:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
-def models() -> dict[str, InstalledModel]:
-    """All installed models by name, in alphabetical order."""
+def installed_models() -> dict[str, InstalledModel]:
+    """All installed models by name, in alphabetical order. One that cannot be used has a `fault`."""
     return find_models(importlib.metadata.entry_points(group=GROUP))
 
 
@@ -96,7 +96,7 @@ def find_run(path: str | Path) -> Path:
     path = Path(path)
     if len(path.parts) != 1:
         return path
-    model = models().get(path.name)
+    model = installed_models().get(path.name)
     if path.exists():
         if model is not None:
             warnings.warn(
@@ -119,7 +119,7 @@ def find_run(path: str | Path) -> Path:
 def is_installed(path: Path) -> bool:
     """Whether a folder is that of an installed model, into which kgen writes nothing."""
     resolved = path.resolve()
-    return any(resolved.is_relative_to(model.folder.resolve()) for model in models().values())
+    return any(resolved.is_relative_to(model.folder.resolve()) for model in installed_models().values())
 
 
 def _model(name: str, distribution: str, package: str, entry_point: Any) -> InstalledModel:

@@ -41,7 +41,7 @@ def command(
     numbers = () if steps is None else _numbers(steps)
     require_text(prompts or ())
     runs = [require_run(run) for run in runs]
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from rich.table import Table

@@ -22,9 +22,9 @@ def list_models() -> None:
     """List the installed models, and those that cannot be used. Their names take the place of a run."""
     from rich.table import Table
 
-    from kgen.plugins.models import PREFIX, PUBLISHED, models
+    from kgen.plugins.models import PREFIX, PUBLISHED, installed_models
 
-    found = models().values()
+    found = installed_models().values()
     if usable := [model for model in found if not model.fault]:
         table = Table("name", "distribution", "size", "folder", box=None, pad_edge=False)
         for model in usable:
