@@ -22,6 +22,7 @@ TINY: dict[str, dict[str, Any]] = {
     "02-vae": {"SIZE": 16, "IMAGES": 16, "STEPS": 1, "WIDTH": 8},
     "07-ar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2},
     "08-nar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2, "PASSES": [1, 2]},
+    "12-mathematics": {"SAMPLES": 20_000, "CHAINS": 2_000, "DDPM_STEPS": [3, 10]},
 }
 """The sizes at which a page is tested, in place of those in its first cell."""
 
