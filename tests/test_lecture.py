@@ -28,6 +28,9 @@ TINY: dict[str, dict[str, Any]] = {
     "04-diffusion": {"IMAGES": 16, "STEPS": 1, "WIDTH": 16},
     "05-gan": {"IMAGES": 16, "STEPS": [1, 2], "WIDTH": 4},
     "06-differences": {"WIDTH": 8, "TIMED": 1},
+    "07-ar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2},
+    "08-nar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2, "PASSES": [1, 2]},
+    "12-mathematics": {"SAMPLES": 20_000, "CHAINS": 2_000, "DDPM_STEPS": [3, 10]},
 }
 """The sizes at which a page is tested, in place of those in its first cell."""
 
