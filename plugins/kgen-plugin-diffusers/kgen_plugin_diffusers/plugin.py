@@ -61,7 +61,13 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "diffusers.model",
         "kl-autoencoder",
         f"{HERE}.exchange.codec:from_kl_autoencoder",
-        summary="The decoder codecs/kl-autoencoder, if all of its stages have the same number of channels",
+        summary="The decoder codecs/kl-autoencoder, if it has no patches and its stages have groups of one size",
+    )
+    registry.add(
+        "diffusers.model",
+        "unet",
+        f"{HERE}.exchange.unet:from_unet",
+        summary="The network unet of kgen-plugin-diffusion, if its normalizations have one number of groups",
     )
     registry.add(
         "diffusers.model",

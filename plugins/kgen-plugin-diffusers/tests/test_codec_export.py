@@ -38,6 +38,8 @@ def saved(path: Path, network: dict[str, Any]) -> kgen.Decoder:
         {"multipliers": [2, 2, 2], "width": 4},
         {"multipliers": [1, 1], "blocks": 2, "attention": False},
         {"multipliers": [1], "width": 6},
+        {"multipliers": [1, 3, 2], "blocks": [0, 2, 1]},
+        {"multipliers": [2, 1], "width": 8, "blocks": [1, 0]},
     ],
 )
 def test_it_computes_the_same(network: dict[str, Any], published: ModuleType, tmp_path: Path) -> None:
@@ -68,8 +70,11 @@ def test_it_computes_the_same(network: dict[str, Any], published: ModuleType, tm
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        ({"patch": 2, "multipliers": [1, 2]}, "cannot hold its network: patch is not 1; multipliers are not equal"),
-        ({"multipliers": [1, 1], "blocks": 2}, "blocks is not 1, and attention follows them"),
+        (
+            {"patch": 2, "multipliers": [4, 8]},
+            "cannot hold its network: patch is not 1; the normalizations of its stages have groups of 2 and 4 channels",
+        ),
+        ({"multipliers": [1, 1], "blocks": 2}, "the last stage has more than one of the blocks, and attention follows"),
         ({"multipliers": [1], "width": 128}, "attention has several heads, with 128 channels or more"),
     ],
 )
