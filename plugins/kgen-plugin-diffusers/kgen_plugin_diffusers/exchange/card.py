@@ -52,7 +52,7 @@ def model_card(run: Path, models: Mapping[str, Model], reasons: Mapping[str, str
     lines += ["```", ""]
     if notes := {model.cls: model.notes for model in models.values() if model.notes}:
         lines += ["## Use", "", *notes.values()]
-    if USED <= notes.keys() and any(model.part == "scheduler" for model in models.values()):
+    if notes.keys() >= USED and any(model.part == "scheduler" for model in models.values()):
         lines += ["This makes an image:", "", "```python", EXAMPLE.rstrip(), "```", ""]
     if reasons:
         lines += ["These parts are not in the folder:", ""]
