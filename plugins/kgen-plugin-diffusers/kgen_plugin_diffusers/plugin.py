@@ -45,6 +45,11 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.kind(
         "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
     )
+    _add_models(registry)
+
+
+def _add_models(registry: kgen.Registrar) -> None:
+    """Adds the parts that `kgen export` writes."""
     registry.add(
         "diffusers.model",
         "published-autoencoder",
