@@ -8,6 +8,7 @@ Arguments that kgen supplies come first, by position. Options come after a ``*``
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ def supplied(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name, p in inspect.signature(target).parameters.items() if p.kind in kinds)[1:]
 
 
+@functools.lru_cache(maxsize=512)
 def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
     """A pydantic model of the options, which refuses unknown keys and checks types and ranges.
 
