@@ -56,7 +56,6 @@ def supplied(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name, p in inspect.signature(target).parameters.items() if p.kind in kinds)[1:]
 
 
-@functools.lru_cache(maxsize=512)
 def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
     """A pydantic model of the options, which refuses unknown keys and checks types and ranges.
 
@@ -66,6 +65,11 @@ def option_model(function: Callable[..., Any], title: str) -> type[pydantic.Base
         TypeError: an option has a name that no option can have.
         NameError, PydanticUserError: an annotation cannot be used.
     """
+    return _made_once(function, title)
+
+
+@functools.lru_cache(maxsize=512)
+def _made_once(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
     for name in options(function):
         if name.startswith("_") or hasattr(pydantic.BaseModel, name):
             raise TypeError(f"'{name}' is a name that no option can have")
