@@ -71,7 +71,7 @@ def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
 
     On JAX, the function is only traced. Otherwise JAX would compile each operation separately, which takes many times
     longer. The weights of layers must therefore come from initializers; values that `build` assigns would be lost. On
-    PyTorch, nothing is kept for gradients: for an image of 1024x1024 pixels, Stable Diffusion's autoencoder would keep
+    PyTorch, nothing is kept for gradients: for an image of 1024x1024 pixels, a published autoencoder would keep
     more than 10 GiB.
 
     Args:
