@@ -1,4 +1,4 @@
-# kgen with all its plugins. Not built in the tests: see docs/install.md.
+# kgen with all its plugins and models. Not built in the tests: see docs/install.md.
 #
 #   docker build --tag kgen .                          # for CPUs
 #   docker build --tag kgen:gpu --build-arg DEVICE=gpu .   # for NVIDIA GPUs, with the CUDA libraries
@@ -8,7 +8,7 @@ FROM python:${PYTHON}-slim AS wheels
 WORKDIR /source
 RUN pip install --no-cache-dir "setuptools>=77"
 COPY . .
-RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . ./plugins/*
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . ./plugins/* ./models/*
 
 FROM python:${PYTHON}-slim
 ARG DEVICE=cpu

@@ -7,9 +7,10 @@ CONFIG ?= configs/quickstart.yaml
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+MODELS := $(patsubst %/pyproject.toml,%,$(wildcard models/*/pyproject.toml))
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 NEEDED = $(addprefix ./plugins/,$(shell grep -o '"kgen-plugin-[a-z-]*[>[]' plugins/kgen-plugin-$(PLUGIN)/pyproject.toml | tr -d '">[' | sort -u))
-DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml models/*/pyproject.toml)
 
 # Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
 export PYTHONDONTWRITEBYTECODE =
@@ -61,7 +62,7 @@ bench: $(VENV)/.developing  ## Time kgen and other libraries
 
 dist: $(VENV)-dist/.installed  ## Build the wheel and the sdist of every distribution into dist/, and check them
 	rm -rf dist
-	printf '%s\n' . $(PLUGINS) | xargs -P $(JOBS) -I FOLDER \
+	printf '%s\n' . $(PLUGINS) $(MODELS) | xargs -P $(JOBS) -I FOLDER \
 		$(VENV)-dist/bin/python -m build --quiet --no-isolation --outdir dist FOLDER
 	$(VENV)-dist/bin/twine check --strict dist/*
 
@@ -75,12 +76,12 @@ $(VENV)/bin/python:
 
 # Editable installation: only changes of pyproject.toml files need a new one.
 $(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
-	$(PIP) --no-build-isolation --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS))
+	$(PIP) --no-build-isolation --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS) $(MODELS))
 	@touch $@
 
 $(VENV)/.developing: $(DECLARED) | $(VENV)/bin/python
 	$(PIP) --no-build-isolation --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]') \
-		$(addprefix --editable ./,$(PLUGINS))  # also without the extra, so that pip finds what one plugin needs of another
+		$(addprefix --editable ./,$(PLUGINS) $(MODELS))  # also without the extra, so that pip finds what one plugin needs of another
 	@touch $(VENV)/.installed $@
 
 # The tools of releases have an environment of their own, which holds nothing of kgen and no framework.

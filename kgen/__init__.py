@@ -15,8 +15,9 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.backend.attributes import freeze_layer
+    from kgen.backend.selection import select_backend
     from kgen.config import decoding_options, sampling_options
-    from kgen.contracts.capabilities import Guidance, Guide, GuideModel, Samples, Steps, Strength
+    from kgen.contracts.capabilities import Capability, Guidance, Guide, GuideModel, Samples, Steps, Strength, option_of
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder, ImageEmbedder, image_embedder
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
     from kgen.experiments.sections import ReportSection
+    from kgen.generation.models import ModelCache
+    from kgen.generation.request import ImageRequest
+    from kgen.generation.writing import write_images
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator, make_metric
     from kgen.parts.freezing import freeze
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
+    from kgen.plugins.models import find_run, installed_models
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.reporting.sheets import require_png, save_sheet
     from kgen.runs.report import add_to_report
@@ -71,6 +76,8 @@ _LAZY = {
     "record_levels": "kgen.pipeline.levels",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
+    "find_run": "kgen.plugins.models",
+    "installed_models": "kgen.plugins.models",
     "save": "kgen.parts.saving",
     "init_weights": "kgen.parts.initial",
     "freeze": "kgen.parts.freezing",
@@ -81,10 +88,16 @@ _LAZY = {
     "load_lora": "kgen.parts.lora_files",
     "save_lora": "kgen.parts.lora_files",
     "freeze_layer": "kgen.backend.attributes",
+    "select_backend": "kgen.backend.selection",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
+    "ImageRequest": "kgen.generation.request",
+    "ModelCache": "kgen.generation.models",
+    "write_images": "kgen.generation.writing",
     "Pipeline": "kgen.pipeline.model",
     "Variations": "kgen.pipeline.decoding.variations",
+    "Capability": "kgen.contracts.capabilities",
+    "option_of": "kgen.contracts.capabilities",
     "Guidance": "kgen.contracts.capabilities",
     "Guide": "kgen.contracts.capabilities",
     "GuideModel": "kgen.contracts.capabilities",
@@ -115,6 +128,7 @@ _LAZY = {
 
 __all__ = [
     "API",
+    "Capability",
     "Column",
     "ConditionSpace",
     "ConfigError",
@@ -128,11 +142,13 @@ __all__ = [
     "Guide",
     "GuideModel",
     "ImageEmbedder",
+    "ImageRequest",
     "Joint",
     "KgenError",
     "Logger",
     "LossAxis",
     "Metric",
+    "ModelCache",
     "NoiseSpec",
     "OneOf",
     "Pipeline",
@@ -157,12 +173,14 @@ __all__ = [
     "cached_arrays",
     "convert_lora",
     "decoding_options",
+    "find_run",
     "freeze",
     "freeze_layer",
     "hookimpl",
     "image_embedder",
     "init_lora",
     "init_weights",
+    "installed_models",
     "is_static",
     "latents_of",
     "load",
@@ -177,6 +195,7 @@ __all__ = [
     "open_dataset",
     "open_decoder",
     "open_encoder",
+    "option_of",
     "part",
     "read_image",
     "read_json",
@@ -185,7 +204,9 @@ __all__ = [
     "save",
     "save_lora",
     "save_sheet",
+    "select_backend",
     "weight_paths",
+    "write_images",
     "sampling_options",
 ]
 
@@ -193,7 +214,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kgen' has no attribute {name!r}")
-    from kgen.backend.quiet import quiet_tensorflow
+    from kgen.backend.selection import quiet_tensorflow
 
     with quiet_tensorflow():
         value = getattr(importlib.import_module(_LAZY[name]), name)

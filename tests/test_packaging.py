@@ -19,12 +19,14 @@ from kgen.config.short_keys import load_run_file
 from kgen.errors import ConfigError
 from kgen.plugins.discovery import registry
 from kgen.plugins.hookspecs import API
+from kgen.plugins.models import PREFIX, PUBLISHED
 from kgen.studies.study import Study
 
 pytestmark = pytest.mark.portable
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted((ROOT / "plugins").glob("kgen-plugin-*"))
+MODELS = sorted((ROOT / "models").glob("kgen-model-*"))
 FOLDERS = [ROOT, *PLUGINS]
 
 
@@ -61,7 +63,7 @@ def test_distributions_of_kgen_require_each_other_in_the_range_of_this_version()
     version = Version(project(ROOT)["version"])
     within = Requirement(f"x>={version.major}.{version.minor},<{version.major}.{version.minor + 1}").specifier
     own, wrong = {project(folder)["name"] for folder in FOLDERS}, []
-    for folder in FOLDERS:
+    for folder in [*FOLDERS, *MODELS]:
         bounded = {needed.name for group, needed in requirements(folder) if group == ""}
         for group, needed in requirements(folder):
             free = group and not needed.specifier and needed.name in {*bounded, project(folder)["name"]}
@@ -96,6 +98,20 @@ def test_a_plugin_declares_the_contract_and_one_entry_point(folder: Path) -> Non
     others = {path for path in (folder / package).rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     named = {path for pattern in tool["package-data"][package] for path in (folder / package).glob(pattern)}
     assert others <= named
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_a_model_is_small_and_declares_its_license_and_its_entry_point(folder: Path) -> None:
+    declared = project(folder)
+    ((name, package),) = declared["entry-points"]["kgen.models"].items()
+    assert folder.name == declared["name"] == f"{PREFIX}{name}" and name in PUBLISHED
+    assert declared["version"] == project(ROOT)["version"] and declared["license-files"] == ["LICENSE"]
+    assert (folder / "LICENSE").is_file() and declared["authors"]
+    files = [path for path in (folder / package / name).rglob("*") if path.is_file()]
+    assert {"config.yaml", "metrics.csv", "evaluation.json", "pipeline.yaml"} <= {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) < 20e6
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "kgen-core[tensorflow]" in readme and declared["license"].partition("-")[0] in readme
 
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)

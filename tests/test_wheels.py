@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(source)], cwd=source, check=True, capture_output=True)
     (sdist,) = source.glob("kgen_core-*.tar.gz")
-    plugins = sorted((source / "plugins").glob("kgen-plugin-*"))
+    plugins = [path.parent for path in sorted(source.glob("*/kgen-*/pyproject.toml"))]
     pip("wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", built, sdist, *plugins)
     assert len(list(built.iterdir())) == len(plugins) + 1
     return built
@@ -99,11 +100,13 @@ def test_wheels_contain_license_marker_templates_and_run_files(wheels: Path) -> 
         names = archive.namelist()
         folders = {name.partition("/")[0] for name in names}
         assert folders == {package, "-".join(wheel.name.split("-")[:2]) + ".dist-info"}
-        assert f"{package}/py.typed" in names and not [name for name in names if name.endswith(".pyc")]
+        is_model = package.startswith("kgen_model_")
+        assert (f"{package}/py.typed" in names or is_model) and not [name for name in names if name.endswith(".pyc")]
         assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
         (about,) = [name for name in names if name.endswith(".dist-info/METADATA")]
         metadata = Metadata.from_email(archive.read(about), validate=True)
-        assert metadata.license_expression == "Apache-2.0" and metadata.license_files == ["LICENSE"]
+        assert metadata.license_expression == ("CC-BY-SA-4.0" if is_model else "Apache-2.0")
+        assert metadata.license_files == ["LICENSE"]
         assert BytesParser().parsebytes(archive.read(about)).get_payload().strip(), "it has a description"
     (core,) = wheels.glob("kgen_core-*.whl")
     names = set(zipfile.ZipFile(core).namelist())
@@ -134,6 +137,13 @@ def test_a_first_model_is_trained_from_a_run_file_that_kgen_ships(installed: Ins
     assert trained.status == 0 and (tmp_path / "runs/quickstart/report.html").is_file(), trained
     made = installed.run("kgen", "generate", "runs/quickstart", "red heart", "-o", "heart.png", cwd=tmp_path)
     assert made.status == 0 and (tmp_path / "heart.png").is_file(), made
+
+
+def test_the_model_that_is_installed_generates_at_once(installed: Installed, tmp_path: Path) -> None:
+    began = time.monotonic()
+    made = installed.run("kgen", "generate", "openmoji", "red heart", cwd=tmp_path)
+    assert made.status == 0 and (tmp_path / "red-heart.png").is_file(), made
+    assert time.monotonic() - began < 30
 
 
 def test_a_plugin_of_ones_own_is_written_and_installed(installed: Installed, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from markdown_text import anchor, code, row, table, to_markdown
 
-from kgen.cli.describe import METHODS, option_rows
+from kgen.cli.describe import METHODS
 from kgen.options import OneOf, model_of, options, schema_of
 from kgen.options.documentation import Description, described
+from kgen.options.rows import option_rows
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import CONTRACTS, KINDS, OF_KERAS, Component, DeclaredKind
 

@@ -11,10 +11,10 @@ from component_pages import FOLDER
 from copied_pages import plugin_folders
 from markdown_text import anchor, code, row, table
 
-from kgen.cli.describe import values
 from kgen.config.schema import run_file_schema
 from kgen.config.shipped import shipped
 from kgen.options import schema_of
+from kgen.options.rows import values
 from kgen.plugins.registry import KINDS
 from kgen.studies.study_file import StudyFile
 

@@ -21,16 +21,17 @@ class ResidualBlock(RematLayer):
     Args:
         channels: Number of channels of the output.
         dropout: Dropout rate before the second convolution, in [0, 1).
+        groups: Largest number of groups of the normalizations: see `GroupNorm`.
     """
 
-    def __init__(self, channels: int, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, channels: int, dropout: float = 0.0, groups: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         policy = self.dtype_policy
-        self.norm1 = GroupNorm(dtype=policy, name="norm1")
+        self.norm1 = GroupNorm(groups, dtype=policy, name="norm1")
         self.conv1 = conv3x3(channels, policy, "conv1")
         self.modulation = keras.layers.Dense(2 * channels, dtype=policy, name="modulation")
-        self.norm2 = GroupNorm(dtype=policy, name="norm2")
+        self.norm2 = GroupNorm(groups, dtype=policy, name="norm2")
         self.dropout = Dropout(dropout, dtype=policy, name="dropout")
         self.conv2 = conv3x3(channels, policy, "conv2", kernel_initializer="zeros")
         self.shortcut: keras.layers.Layer | None = None

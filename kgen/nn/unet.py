@@ -25,13 +25,14 @@ class TransformerBlock(RematLayer):
 
     Args:
         heads: Number of heads, which must divide the channels.
+        groups: Largest number of groups of the group normalization: see `GroupNorm`.
     """
 
-    def __init__(self, heads: int, **kwargs: Any) -> None:
+    def __init__(self, heads: int, groups: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         policy = self.dtype_policy
-        self.norm = GroupNorm(epsilon=1e-6, dtype=policy, name="norm")
+        self.norm = GroupNorm(groups, epsilon=1e-6, dtype=policy, name="norm")
         self.norm1, self.norm3 = (self._norm(name) for name in ("norm1", "norm3"))
         self.self_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="self_attention")
         self.cross_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="cross_attention")
@@ -70,12 +71,13 @@ class TransformerBlock(RematLayer):
 class Block(RematLayer):
     """A residual block, followed by a transformer block unless `heads` is 0."""
 
-    def __init__(self, channels: int, heads: int, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, channels: int, heads: int, dropout: float = 0.0, groups: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.heads = heads
-        self.residual = ResidualBlock(channels, dropout, dtype=self.dtype_policy, name="residual")
-        self.transformer = TransformerBlock(heads, dtype=self.dtype_policy, name="transformer") if heads else None
+        policy = self.dtype_policy
+        self.residual = ResidualBlock(channels, dropout, groups, dtype=policy, name="residual")
+        self.transformer = TransformerBlock(heads, groups, dtype=policy, name="transformer") if heads else None
 
     def build(self, x_shape: Shape, embedding_shape: Shape, sequence_shape: Shape) -> None:
         self.residual.build(x_shape, embedding_shape)
@@ -99,6 +101,7 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         attention: The levels with attention, counted from 0. The middle always has attention.
         head_dim: Channels per attention head, which must divide the channels of these levels.
         dropout: Dropout rate of the residual blocks, in [0, 1).
+        groups: Largest number of groups of the group normalizations: see `GroupNorm`.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         attention: tuple[int, ...],
         head_dim: int,
         dropout: float = 0.0,
+        groups: int = 32,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # inner layers cast their inputs, but not the noise level
@@ -120,6 +124,7 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         self.attention = tuple(attention)
         self.head_dim = head_dim
         self.dropout = dropout
+        self.groups = groups
         policy, last = self.dtype_policy, len(self.multipliers) - 1
         channels = [width * m for m in self.multipliers]
         self.embedding = NoiseEmbedding(width, 4 * width, dtype=policy, name="embedding")
@@ -130,13 +135,13 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         self.middle_out = self._block(last, "middle_out", attention=False)
         self.up = [self._block(i, f"up{i}_{j}") for i in range(last, -1, -1) for j in range(blocks + 1)]
         self.upsample = [Upsample(channels[i], dtype=policy, name=f"upsample{i}") for i in range(last, 0, -1)]
-        self.norm_out = GroupNorm(dtype=policy, name="norm_out")
+        self.norm_out = GroupNorm(groups, dtype=policy, name="norm_out")
         self.conv_out = conv3x3(out_channels, policy, "conv_out", kernel_initializer="zeros")
 
     def _block(self, level: int, name: str, attention: bool | None = None) -> Block:
         channels = self.width * self.multipliers[level]
         heads = channels // self.head_dim if (level in self.attention if attention is None else attention) else 0
-        return Block(channels, heads, self.dropout, dtype=self.dtype_policy, name=name)
+        return Block(channels, heads, self.dropout, self.groups, dtype=self.dtype_policy, name=name)
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:
         others = ((None, 4 * self.width), condition_shape["sequence"])

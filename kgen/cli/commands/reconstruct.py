@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_single
+from kgen.cli.common import RunArgument, log, require_run, require_single
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
@@ -22,13 +22,13 @@ def command(
     ),
 ) -> None:
     """Encode and decode images with the decoder of a run; write a sheet of originals and reconstructions."""
-    require_directory(run)
+    run = require_run(run)
     for image in images:
         require_single(image)
     from kgen.reporting.sheets import require_png
 
     require_png(output)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     import numpy as np

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import keras
 from keras import ops
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen import Space, SpaceError
 from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, Upsample, conv3x3, depth_to_space, space_to_depth
@@ -26,16 +26,23 @@ class Network:
     Args:
         width: Number of channels of the first stage.
         multipliers: Number of channels of each stage as a multiple of `width`.
-        blocks: Number of residual blocks per stage, in the encoder and in the decoder network.
+        blocks: Number of residual blocks per stage, in the encoder and in the decoder network: one number, or one for
+            each stage, which may be 0. Blocks of the first stage, which has the most positions, take the most time.
         patch: Height and width of the square of pixels that becomes one position of the first stage.
         attention: Whether the last stage has self-attention.
     """
 
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2)
-    blocks: PositiveInt = 1
+    blocks: PositiveInt | tuple[NonNegativeInt, ...] = 1
     patch: PositiveInt = 2
     attention: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.blocks, tuple) and len(self.blocks) != len(self.multipliers):
+            raise ValueError(
+                f"blocks must be one number, or {len(self.multipliers)}, like multipliers, not {list(self.blocks)}"
+            )
 
     @property
     def factor(self) -> int:
@@ -43,6 +50,10 @@ class Network:
 
     def channels(self, stage: int) -> int:
         return self.width * self.multipliers[stage]
+
+    def block_count(self, stage: int) -> int:
+        """Number of residual blocks of a stage."""
+        return self.blocks[stage] if isinstance(self.blocks, tuple) else self.blocks
 
     def grid(self, space: Space) -> tuple[int, int]:
         """Returns the height and width of the latents. Raises SpaceError if the factor does not divide the images."""
@@ -121,7 +132,7 @@ class Half(keras.layers.Layer):
         self.blocks = [
             [
                 ResidualBlock(network.channels(stage), dtype=policy, name=f"stage{stage}_block{i}")
-                for i in range(network.blocks)
+                for i in range(network.block_count(stage))
             ]
             for stage in self.stages
         ]

@@ -168,3 +168,14 @@ def test_calibrated_values_survive_averaging(tmp_path) -> None:
     assert {id(codec.scale.mean), id(codec.scale.deviation)} <= kept
     assert not {id(codec.scale.mean), id(codec.scale.deviation)} & {id(w) for w in codec.trainable_weights}
     assert keras.backend.standardize_dtype(codec.scale.mean.dtype) == "float32"
+
+
+def test_stages_may_have_different_numbers_of_blocks() -> None:
+    codec = KLAutoencoder(SPACE, network=Network(width=8, multipliers=(1, 2, 2), blocks=(0, 2, 1), patch=1))
+    codec.build(None)
+    for half in (codec.encoder_network, codec.decoder_network):
+        assert [len(blocks) for blocks in half.blocks] == [0, 2, 1]
+    latents = codec.encode(ops.convert_to_tensor(random_images(2).astype("float32")))
+    assert latents.shape == (2, 4, 4, 4) and codec.decode(latents, {}, {}).shape == (2, 16, 16, 3)
+    with pytest.raises(ValueError, match=r"blocks must be one number, or 2, like multipliers, not \[1, 0, 1\]"):
+        Network(multipliers=(1, 2), blocks=(1, 0, 1))

@@ -45,6 +45,11 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.kind(
         "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
     )
+    _add_models(registry)
+
+
+def _add_models(registry: kgen.Registrar) -> None:
+    """Adds the parts that `kgen export` writes."""
     registry.add(
         "diffusers.model",
         "published-autoencoder",
@@ -61,7 +66,13 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "diffusers.model",
         "kl-autoencoder",
         f"{HERE}.exchange.codec:from_kl_autoencoder",
-        summary="The decoder codecs/kl-autoencoder, if all of its stages have the same number of channels",
+        summary="The decoder codecs/kl-autoencoder, if it has no patches and its stages have groups of one size",
+    )
+    registry.add(
+        "diffusers.model",
+        "unet",
+        f"{HERE}.exchange.unet:from_unet",
+        summary="The network unet of kgen-plugin-diffusion, if its normalizations have one number of groups",
     )
     registry.add(
         "diffusers.model",

@@ -1,4 +1,4 @@
-"""The run files that kgen ships for folders of diffusers, run on a tiny folder by the command line."""
+"""The run files that kgen ships for folders of diffusers, and one that makes such a folder, by the command line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import kgen
 from kgen.cli import main
 from kgen.parts.lora import FACTORS
+from kgen.testing.execution import perturb
 
 pytestmark = [pytest.mark.portable, pytest.mark.slow]
 
@@ -98,3 +99,47 @@ def test_from_a_folder_to_a_folder(work: Path, capfd: pytest.CaptureFixture[str]
     changed = {name for name, tensor in opened.items() if not np.array_equal(tensor.numpy(), before[name])}
     assert changed and all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in changed)
     assert diffusers.AutoencoderKL.from_pretrained("exported", subfolder="vae").config.latent_channels == 4
+
+
+SMALL = [
+    "data={name: imagefolder, path: my-images, size: 16}",
+    "decoder.data={name: imagefolder, path: my-images, size: 16}",
+    "decoder.fit={steps: 2, batch_size: 4}",
+    "evaluate={metrics: []}",
+]
+"""What makes `stable-diffusion-small` small. Its networks stay as they are."""
+
+
+def test_the_small_stable_diffusion_opens_in_diffusers(published: ModuleType, work: Path) -> None:
+    """The autoencoder and the U-Net that it trains compute the same there."""
+    import diffusers
+    import torch
+
+    command("run", "stable-diffusion-small", *(f"--set={setting}" for setting in (*TINY, *SMALL)))
+    command("export", "runs/stable-diffusion-small", "exported")
+    pipeline = kgen.load("runs/stable-diffusion-small")
+    perturb(pipeline.generator)  # two steps leave the last layers near zero
+    kgen.save(pipeline, "perturbed")
+    command("export", "perturbed", "exported-perturbed")
+    for folder in ("exported", "exported-perturbed"):
+        assert {path.name for path in Path(folder).iterdir()} == {"README.md", "scheduler", "unet", "vae"}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained("exported", subfolder="scheduler")
+    assert scheduler.config.num_train_timesteps == 1000 and scheduler.config.shift == 1
+    vae = diffusers.AutoencoderKL.from_pretrained("exported", subfolder="vae").eval()
+    unet = diffusers.UNet2DConditionModel.from_pretrained("exported-perturbed", subfolder="unet").eval()
+    images, latents = published.images(2, 16, 16), np.random.default_rng(1).normal(size=(2, 4, 4, 4)).astype("float32")
+    mean, std = (np.array(vae.config[key], "float32") for key in ("latents_mean", "latents_std"))
+    condition = pipeline.encoder(pipeline.encoder.tokenize(["a red heart", ""]))
+    text = {name: torch.tensor(keras.ops.convert_to_numpy(value)) for name, value in condition.items()}
+    others = {"encoder_attention_mask": text["mask"], "class_labels": text["pooled"]}
+    with torch.no_grad():
+        encoded = (published.as_ours(vae.encode(published.as_theirs(images)).latent_dist.mode()) - mean) / std
+        decoded = published.as_ours(vae.decode(published.as_theirs(latents * std + mean)).sample)
+        output = published.as_ours(unet(published.as_theirs(latents), 251.5, text["sequence"], **others).sample)
+    for mine, theirs in (
+        (pipeline.decoder.encode(keras.ops.convert_to_tensor(images)), encoded),
+        (pipeline.decoder.decode(latents, {}, {}), decoded),
+        (pipeline.generator.model(latents, np.full(2, 251.5, "float32"), condition), output),
+    ):
+        assert np.abs(theirs).max() > 0.01
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(mine), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())

@@ -67,6 +67,15 @@ class Discrete(Schedule):
     def start_deviation(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return ops.sqrt(alpha**2 + sigma**2)  # 1: sampling starts from N(0, I) (Ho et al. 2020, algorithm 2)
 
+    @property
+    def beta_range(self) -> tuple[float, float]:
+        """The first and the last beta of "scaled-linear" and "linear"."""
+        first, last = (0.00085, 0.012) if self.betas == "scaled-linear" else (1e-4, 0.02)
+        return (
+            first if self.beta_start is None else self.beta_start,
+            last if self.beta_end is None else self.beta_end,
+        )
+
     def alphas_cumprod(self) -> np.ndarray:
         """Returns alpha^2 at each step, from the least noise to the most: (steps,) in float64."""
         return self._products.copy()
@@ -84,12 +93,9 @@ class Discrete(Schedule):
             angles = (np.linspace(0.0, 1.0, self.steps + 1) + 0.008) / 1.008 * (math.pi / 2)
             bars = np.cos(angles) ** 2
             return np.minimum(1.0 - bars[1:] / bars[:-1], MAX_BETA)
-        defaults, power = ((0.00085, 0.012), 2) if self.betas == "scaled-linear" else ((1e-4, 0.02), 1)
-        start, end = (
-            default if given is None else given
-            for given, default in zip((self.beta_start, self.beta_end), defaults, strict=True)
-        )
-        return np.linspace(start ** (1 / power), end ** (1 / power), self.steps) ** power
+        power = 2 if self.betas == "scaled-linear" else 1
+        start, end = (beta ** (1 / power) for beta in self.beta_range)
+        return np.linspace(start, end, self.steps) ** power
 
     @cached_property
     def _angles(self) -> np.ndarray:

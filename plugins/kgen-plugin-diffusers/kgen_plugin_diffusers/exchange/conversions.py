@@ -40,8 +40,8 @@ def from_dit(part: Any) -> Model | None:
     raise ConfigError(
         "no class of diffusers computes the same as the network 'dit': DiTTransformer2DModel has no attention to the "
         "text; PixArtTransformer2DModel does not normalize the input of that attention, and its blocks share one "
-        "modulation, which reads the time and not the text. Train 'diffusers/dit-transformer-2d' or "
-        "'diffusers/pixart-transformer-2d' further instead"
+        "modulation, which reads the time and not the text. Train the network 'unet' instead, or "
+        "'diffusers/dit-transformer-2d' or 'diffusers/pixart-transformer-2d' further"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from kgen import ConfigError, RunError
 from kgen.options import names_of, part
 from kgen_plugin_diffusers.exchange.card import model_card
 from kgen_plugin_diffusers.exchange.model import Model
+from kgen_plugin_diffusers.exchange.schedule import scheduler_of
 
 KIND = "diffusers.model"
+
+SCHEDULE = "noise schedule"
+"""What the scheduler of a generator is called beside the parts of a pipeline."""
 
 
 def export(run: Path, folder: Path) -> tuple[dict[str, Model], dict[str, str]]:
     """Writes each part of a run that diffusers can hold to a folder of its own in `folder`, with a model card.
+
+    For a generator that has a noise schedule, there is a scheduler, too.
 
     Args:
         run: A run directory, in which at least the decoder is trained, or a saved pipeline.
@@ -35,11 +41,11 @@ def export(run: Path, folder: Path) -> tuple[dict[str, Model], dict[str, str]]:
     _require_free(folder)
     models: dict[str, Model] = {}
     reasons: dict[str, str] = {}
-    for name, trained in trained_parts(run).items():
-        try:
-            models[name] = _converted(trained)
-        except ConfigError as error:
-            reasons[name] = str(error)
+    parts = trained_parts(run)
+    for name, trained in parts.items():
+        _add(models, reasons, name, _converted, trained)
+    if "generator" in models and hasattr(parts["generator"], "schedule"):
+        _add(models, reasons, SCHEDULE, scheduler_of, parts["generator"])
     if not models:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ConfigError(f"{run} has no part that diffusers can hold: {listed}")
@@ -61,6 +67,16 @@ def trained_parts(run: Path) -> dict[str, Any]:
         except RunError:
             raise error from None
     return {"encoder": pipeline.encoder, "generator": pipeline.generator, "decoder": pipeline.decoder}
+
+
+def _add(
+    models: dict[str, Model], reasons: dict[str, str], name: str, convert: Callable[[Any], Model], trained: Any
+) -> None:
+    """Adds the model of a part, or the reason why there is none."""
+    try:
+        models[name] = convert(trained)
+    except ConfigError as error:
+        reasons[name] = str(error)
 
 
 def _converted(trained: Any) -> Model:

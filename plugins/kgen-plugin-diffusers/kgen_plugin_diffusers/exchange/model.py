@@ -1,9 +1,9 @@
-"""A model of diffusers, as it is written to a folder."""
+"""A model or a scheduler of diffusers, as it is written to a folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,31 @@ from kgen_plugin_diffusers.names import source
 
 @dataclass(frozen=True)
 class Model:
-    """A model of diffusers: a configuration, and tensors.
+    """A model of diffusers: a configuration, and tensors; or a scheduler, which has no tensors.
 
     Args:
         cls: The name of the class in diffusers.
         part: The folder of the model in that of a pipeline, such as "vae".
         config: The configuration, without `_class_name`.
         tensors: The tensors by diffusers' names, float32.
+        notes: What the model card says about the use of the model, in Markdown.
+        file: The name of the configuration's file.
     """
 
     cls: str
     part: str
     config: Mapping[str, Any]
     tensors: Mapping[str, np.ndarray]
+    notes: str = ""
+    file: str = CONFIG
 
     def save(self, folder: Path) -> None:
-        """Writes the configuration and the weights to a folder."""
+        """Makes a folder with the configuration and the weights."""
         folder.mkdir(parents=True)
         text = json.dumps({"_class_name": self.cls, **self.config}, indent=2, sort_keys=True)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(dict(self.tensors), folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+        (folder / self.file).write_text(text + "\n", encoding="utf-8")
+        if self.tensors:
+            save_file(dict(self.tensors), folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
 
 
 def convert(part: Any) -> Model | None:
@@ -59,10 +64,16 @@ def convert(part: Any) -> Model | None:
     raise NotImplementedError
 
 
-def tensors_of(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """The weights of a layer whose attributes have the names of diffusers' modules, by diffusers' names, float32."""
+def tensors_of(layer: keras.layers.Layer, place: Callable[[str], str] = lambda path: path) -> dict[str, np.ndarray]:
+    """The weights of a layer by diffusers' names, float32.
+
+    Args:
+        layer: The layer.
+        place: From the path of a weight in the layer, makes that in a layer whose attributes have the names of
+            diffusers' modules. By default, the layer is such a layer.
+    """
     tensors: dict[str, np.ndarray] = {}
     for path, variable in kgen.weight_paths(layer, layer.weights).items():
         weight = np.asarray(ops.convert_to_numpy(ops.cast(variable, "float32")))
-        tensors |= source(path, variable).restore(weight)
+        tensors |= source(place(path), variable).restore(weight)
     return tensors

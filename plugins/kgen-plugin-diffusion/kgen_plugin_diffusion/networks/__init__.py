@@ -83,6 +83,8 @@ class UNet:
         head_dim: Number of channels per attention head. It must divide the channels of the levels with attention, and
             of the last level.
         dropout: Dropout rate in the residual blocks, in [0, 1).
+        groups: Largest number of groups of the group normalizations. A normalization has the largest number up to it
+            that divides its channels into groups of two or more.
     """
 
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
@@ -91,6 +93,7 @@ class UNet:
     attention: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2)
     head_dim: PositiveInt = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    groups: PositiveInt = 32
 
     any_shape: ClassVar[bool] = True
 
@@ -117,6 +120,7 @@ class UNet:
             attention=self.attention,
             head_dim=self.head_dim,
             dropout=self.dropout,
+            groups=self.groups,
             name="unet",
         )
 

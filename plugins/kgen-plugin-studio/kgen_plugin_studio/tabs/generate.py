@@ -1,0 +1,157 @@
+"""The tab that generates images from prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from kgen import ConfigError, ImageRequest, KgenError
+from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
+from kgen_plugin_studio.studio import Outcome, Studio
+from kgen_plugin_studio.tabs.messages import shown
+from kgen_plugin_studio.tabs.sources import source_inputs
+
+MAX_SEED = 2**31 - 1
+
+MODEL = "model"
+"""The queue of all clicks that use a model, one at a time."""
+
+
+def generate_tab(studio: Studio) -> None:
+    """Builds the tab."""
+    names = list(studio.runs)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run")
+            others = gr.Dropdown(
+                names, value=[], multiselect=True, label="Compare with", visible=len(names) > 1, elem_id="others"
+            )
+            prompts = gr.Textbox(label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", autofocus=True)
+            with gr.Row():
+                number = gr.Number(1, label="Images per prompt", precision=0, minimum=1, min_width=120)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
+            shared = gr.Checkbox(False, label="All prompts share the noise")
+            form = gr.Column()
+        with gr.Column(scale=3, min_width=320):
+            results = _results()
+
+    with form:
+
+        @gr.render(inputs=run, concurrency_id=MODEL, concurrency_limit=1)
+        def options(name: str) -> None:
+            """Shows the fields of a run, and the button."""
+            try:
+                abilities = studio.abilities(name)
+            except KgenError as error:
+                gr.HTML(shown([f"error: {error}"]))
+                return
+            fields = abilities.fields
+            inputs = _inputs(fields)
+            sources, read_sources = source_inputs(abilities, studio.output / "uploads")
+            button = gr.Button("Generate", variant="primary", elem_id="generate")
+
+            def generate(
+                run: str, others: list[str], prompts: str, number: int, seed: int, shared: bool, *values: Any
+            ) -> tuple[Any, ...]:
+                """Generates the images of a click."""
+                given = {field.key: _text(value) for field, value in zip(fields, values[: len(fields)], strict=True)}
+                settings = settings_of(fields, given)
+                try:
+                    source = read_sources(*values[len(fields) :])
+                    request = _request(studio.runs[run], prompts, number, seed, shared, settings, source)
+                except KgenError as error:
+                    return _to_results(Outcome(messages=[f"error: {error}"]))
+                return _to_results(studio.generate([run, *(name for name in others if name != run)], request))
+
+            gr.on(
+                [button.click, prompts.submit],
+                generate,
+                inputs=[run, others, prompts, number, seed, shared, *inputs, *sources],
+                outputs=results,
+                concurrency_id=MODEL,
+            )
+
+
+def _request(
+    run: Path,
+    prompts: str,
+    number: int | None,
+    seed: int | None,
+    shared: bool,
+    settings: tuple[str, ...],
+    source: dict[str, Any],
+) -> ImageRequest:
+    """The request of a click; raises ConfigError if a number is missing."""
+    if number is None or seed is None:
+        raise ConfigError("Images per prompt and Seed must be whole numbers")
+    lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+    return ImageRequest(
+        run=run, prompts=lines, number=number, seed=seed, shared_noise=shared, settings=settings, **source
+    )
+
+
+def _inputs(fields: Sequence[Field]) -> list[gr.components.Component]:
+    """A component for each field; all but the main ones are folded away."""
+    first = [field for field in fields if field.main]
+    made = {field.key: _input(field) for field in first}
+    with gr.Accordion("More options", open=False):
+        made |= {field.key: _input(field) for field in fields if field not in first}
+    return [made[field.key] for field in fields]
+
+
+def _input(field: Field) -> gr.components.Component:
+    """The component of a field, whose value is a text or, for a checkbox, a boolean."""
+    ident = f"option-{field.key.replace('.', '-')}"
+    if field.choices == BOOLEANS[::-1] or field.choices == BOOLEANS:
+        return gr.Checkbox(field.default == "true", label=field.key, info=field.help, elem_id=ident)
+    if field.choices:
+        choices = list(dict.fromkeys([field.default, *field.choices]))
+        return gr.Dropdown(
+            choices, value=field.default, label=field.key, info=field.help, allow_custom_value=True, elem_id=ident
+        )
+    return gr.Textbox(label=field.key, info=field.help, placeholder=field.default, elem_id=ident)
+
+
+def _results() -> list[gr.components.Component]:
+    """The components that show an outcome: messages, images, command lines and files."""
+    message = gr.HTML(elem_id="message")
+    gallery = gr.Gallery(label="Images", columns=4, object_fit="contain", elem_id="images", buttons=["fullscreen"])
+    facts = gr.JSON(label="Metadata of the selected image", elem_id="facts")
+    command = gr.Code(label="The command that makes the same files", language="shell", elem_id="command", lines=1)
+    files = gr.Files(label="Download", interactive=False, elem_id="files")
+
+    def select(images: list[Any], event: gr.SelectData) -> dict[str, str]:
+        """Reads the metadata of the selected image."""
+        return facts_of(Path(images[event.index][0]))
+
+    gallery.select(select, gallery, facts)
+    return [message, gallery, command, files]
+
+
+def facts_of(file: Path) -> dict[str, str]:
+    """The metadata of a PNG that kgen wrote: its prompt, seed, options and others."""
+    with Image.open(file) as image:
+        return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+
+
+def _to_results(outcome: Outcome) -> tuple[Any, ...]:
+    """The values of the components. Images of several runs stand side by side: a row for each prompt and number."""
+    by_run: dict[str, list[Path]] = {}
+    for path, name in outcome.files:
+        by_run.setdefault(name, []).append(path)
+    files = [str(path) for paths in by_run.values() for path in paths]
+    shown_images: list[Any] = list(files)
+    if len(by_run) > 1:
+        rows = zip(*by_run.values(), strict=True)
+        shown_images = [(str(path), name) for row in rows for path, name in zip(row, by_run, strict=True)]
+    images = gr.Gallery(shown_images, columns=len(by_run) if len(by_run) > 1 else 4)
+    return shown(outcome.messages), images, "\n".join(outcome.commands), files
+
+
+def _text(value: Any) -> str:
+    """The value of a component, as a user would write it after `--set KEY=`."""
+    return str(value).lower() if isinstance(value, bool) else str(value or "")

@@ -1,0 +1,82 @@
+"""The inputs for images to start from, of which a run shows only those that it can use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from kgen import ConfigError
+from kgen_plugin_studio.studio import Abilities
+from kgen_plugin_studio.uploads import keep_image, keep_mask
+
+Source = dict[str, Any]
+"""Arguments of `ImageRequest`."""
+
+
+def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.components.Component], Callable[..., Source]]:
+    """Builds the inputs.
+
+    Args:
+        abilities: What the run can do.
+        folder: The folder for the images of the browser.
+
+    Returns:
+        The components, and the function that turns their values into arguments of `ImageRequest`.
+    """
+    if abilities.blends:
+        return _two_images(folder)
+    if abilities.strength is None:
+        return [], dict
+    default = abilities.strength
+    with gr.Accordion("Start from an image", open=False):
+        if abilities.inpaints:
+            editor = gr.ImageEditor(
+                type="pil",
+                format="png",
+                label="Image; paint over the part that shall change, or nothing for all of it",
+                brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                transforms=(),
+                layers=False,
+                elem_id="source",
+            )
+        else:
+            editor = gr.Image(type="pil", format="png", label="Image", elem_id="source")
+        share = gr.Slider(
+            0.01, 1.0, default, step=0.01, label="Strength", info="How much the image changes", elem_id="strength"
+        )
+
+    def read(value: Any, share: float) -> Source:
+        """The image, the mask if something is painted, and the strength if it is not the default."""
+        image, layers = (value["background"], value["layers"]) if isinstance(value, dict) else (value, [])
+        if image is None or (image.mode == "RGBA" and image.getbbox() is None):  # an empty canvas is transparent
+            return {}
+        strength = None if share == default else share
+        return {"images": (keep_image(folder, image),), "mask": keep_mask(folder, layers or []), "strength": strength}
+
+    return [editor, share], read
+
+
+def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[..., Source]]:
+    """The inputs for a decoder of embeddings of images: two images, and positions between them."""
+    with gr.Accordion("Blend two images", open=False):
+        with gr.Row():
+            images = [gr.Image(type="pil", format="png", label=label, min_width=120) for label in ("One", "Other")]
+        positions = gr.Textbox(
+            "0 0.25 0.5 0.75 1", label="Positions", info="From 0, the first image, to 1, the other one", elem_id="blend"
+        )
+
+    def read(one: Any, other: Any, text: str) -> Source:
+        """The two images and the positions, if there is an image."""
+        given = [image for image in (one, other) if image is not None]
+        if not given:
+            return {}
+        try:
+            blend = tuple(float(word) for word in text.split())
+        except ValueError as error:
+            raise ConfigError(f"positions {text!r}: must be numbers from 0 to 1, such as 0 0.5 1") from error
+        return {"images": tuple(keep_image(folder, image) for image in given), "blend": blend or (0.5,)}
+
+    return [*images, positions], read
