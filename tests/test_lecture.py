@@ -18,7 +18,7 @@ NAMES = sorted(path.stem for path in LECTURE.glob("en/*.md"))
 MAX_FIGURE = 60_000
 """Largest size of a figure, in bytes."""
 
-NOT_MADE = {"04-diffusion", "05-gan", "09-combination"}
+NOT_MADE = {"04-diffusion", "05-gan", "09-combination", "11-measures"}
 """Pages whose figure nobody has made at full size yet, so that they do not show it."""
 
 TINY: dict[str, dict[str, Any]] = {
@@ -31,6 +31,7 @@ TINY: dict[str, dict[str, Any]] = {
     "07-ar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2},
     "08-nar": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2, "PASSES": [1, 2]},
     "09-combination": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "SAMPLES": 2, "PASSES": [1, 2]},
+    "11-measures": {"IMAGES": 32, "STEPS": 1, "CLIP_STEPS": 1, "WIDTH": 8, "SAMPLES": 24, "PASSES": 2},
     "12-mathematics": {"SAMPLES": 20_000, "CHAINS": 2_000, "DDPM_STEPS": [3, 10]},
 }
 """The sizes at which a page is tested, in place of those in its first cell."""

@@ -11,8 +11,10 @@ import numpy as np
 
 
 def copied(variable: Any) -> np.ndarray:
-    """A copy of a variable's value. (On JAX, `numpy()` may be a view of a buffer that the next step reuses.)"""
-    return np.array(keras.ops.convert_to_numpy(variable))
+    """A copy of a variable's value in the memory of the host, which no later step changes."""
+    on_replicas = keras.backend.backend() == "tensorflow"  # a variable may have a copy on each replica
+    value = variable.numpy() if on_replicas else keras.ops.convert_to_numpy(variable.value)
+    return np.require(value, requirements=["C", "OWNDATA", "WRITEABLE"])
 
 
 @contextmanager

@@ -141,7 +141,8 @@ class FitConfig(Section):
     log_every: PositiveInt = 50
     """Steps between two rows of metrics.csv."""
     checkpoint_every: PositiveInt = 500
-    """Steps between two checkpoints. A temporary one is also written before each sample grid and each scoring."""
+    """Steps between two checkpoints, which are written while the training goes on. A temporary one is also written
+    before each sample grid and each scoring."""
     keep: PositiveInt = 2
     """Number of checkpoints to keep; older ones are deleted."""
     validate_every: PositiveInt = 500

@@ -47,7 +47,7 @@ def save_variables(path: Path, variables: Variables, metadata: Mapping[str, str]
         metadata: Texts that are saved with them.
     """
     values = {name: v if isinstance(v, np.ndarray) else v.numpy() for name, v in variables.items()}
-    arrays = {name: np.array(value, order="C") for name, value in values.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in values.items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 

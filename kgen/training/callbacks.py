@@ -129,6 +129,7 @@ class Log(StepCallback):
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
+            self.checkpoints.writer.wait()
             raise diverged(step, self.checkpoints)
         now = self._now(step)
         steps, seconds, waited, read, busy = (one - other for one, other in zip(now, self.last, strict=True))
@@ -193,13 +194,16 @@ class _StopEvaluating(keras.callbacks.Callback):  # type: ignore[misc]
 class SaveCheckpoint(StepCallback):
     """Writes checkpoints, also on Ctrl-C or SIGTERM, which end the training after the current step, and after an error.
 
+    The training goes on while a checkpoint is written. If that fails, the next step ends with the error.
+
     Args:
         start, total, every: See `StepCallback`.
         checkpoints: The checkpoints.
         data: The training batches.
         signals: The signals that end the training.
         before: Steps between two calls of other work that may take long, such as sample grids. A temporary checkpoint
-            is written before it, because a process that is told to end may have little time. 0: it is never called.
+            is written before it, because a process that is told to end may have little time. The training waits for a
+            checkpoint that such work follows. 0: it is never called.
         is_chief: Whether this process writes checkpoints.
     """
 
@@ -226,15 +230,19 @@ class SaveCheckpoint(StepCallback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.start + batch + 1
+        self.checkpoints.writer.check()
+        follows = any(step % number == 0 or step == self.total for number in self.before)
         if self.signals.received and step < self.total:
             self.model.stop_training = True
             self.synchronize()
             self.at_step(step, {})
-        elif step % self.every and step < self.total and any(step % number == 0 for number in self.before):
+        elif step % self.every and step < self.total and follows:
             self.synchronize()
             self.checkpoints.save(step, self.model, temporary=True)
         else:
             super().on_train_batch_end(batch, logs)
+        if follows:
+            self.checkpoints.writer.wait()
         if step < self.total:
             self.data.raise_failure(batch + 1)
 
@@ -243,10 +251,12 @@ class SaveCheckpoint(StepCallback):
             self.checkpoints.save(step, self.model)
 
     def save_at(self, step: int) -> None:
-        """Writes a checkpoint of the last completed step, unless it exists."""
+        """Writes a checkpoint of the last completed step, unless it exists, and waits until it is written."""
+        self.checkpoints.writer.wait()
         if step > self.start and step not in self.checkpoints.steps():
             self.synchronize()
             self.at_step(step, {})
+            self.checkpoints.writer.wait()
 
 
 class Evaluate(StepCallback):

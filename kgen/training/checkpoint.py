@@ -10,14 +10,16 @@ import keras
 import numpy as np
 
 from kgen.backend.replicas import has_workers
+from kgen.backend.variables import copied
 from kgen.errors import RunError
 from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate, positions_became_paths
+from kgen.storage.background import BackgroundWriter
 from kgen.storage.checkpoints import CHECKPOINT, FROZEN, checkpoint_file, checkpoint_steps
 from kgen.storage.paths import COUNTER, weight_paths
-from kgen.storage.weights import Variables, load_variables, read_metadata, save_variables
+from kgen.storage.weights import Arrays, Variables, load_variables, read_metadata, save_variables
 from kgen.training.averages import inner_optimizer
 
 log = logging.getLogger(__name__)
@@ -84,19 +86,23 @@ class Checkpoints:
     Args:
         folder: The folder of `step-NNNNNNNN.safetensors`.
         keep: Number of checkpoints to keep, at least 1.
+        writer: Writes the files, while the training goes on.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, writer: BackgroundWriter | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.writer = BackgroundWriter() if writer is None else writer
         self._temporary: set[int] = set()
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints, in ascending order."""
+        """The steps of the checkpoints that are written, in ascending order."""
         return checkpoint_steps(self.folder)
 
     def save(self, step: int, model: LossModel, temporary: bool = False) -> None:
-        """Writes a checkpoint atomically, then deletes the oldest ones.
+        """Copies the state of a training. The writer then writes it atomically, and deletes the oldest checkpoints.
+
+        If a weight is not finite, the writer raises a RunError instead, and the older checkpoints stay.
 
         Args:
             step: The step.
@@ -104,14 +110,24 @@ class Checkpoints:
             temporary: Whether to delete this checkpoint when the next one is written. It is kept besides the others.
 
         Raises:
-            RunError: a weight is not finite. The older checkpoints stay.
+            Exception: the files of an earlier step could not be written.
         """
-        if not all(np.isfinite(np.asarray(v.numpy())).all() for v in model.trainable_variables):
-            raise diverged(step, self)
+        self.writer.begin(step)
         frozen = frozen_state(model)
-        if frozen and not (self.steps() and self._frozen.is_file()):  # an earlier training may have left a file
-            save_variables(self._frozen, frozen, {"api": str(API)})
         state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
+        trained = {id(variable) for variable in model.trainable_variables}
+        weights = [name for name, variable in state.items() if id(variable) in trained]
+        if self.steps() and self._frozen.is_file():  # an earlier training may have left a file, but no checkpoint
+            frozen = {}
+        copies, fixed = ({name: copied(v) for name, v in group.items()} for group in (state, frozen))
+        self.writer.submit(lambda: self._write(step, copies, weights, fixed, temporary))
+
+    def _write(self, step: int, state: Arrays, weights: list[str], frozen: Arrays, temporary: bool) -> None:
+        """Writes the copies that `save` made; `weights` are the names of those that must be finite."""
+        if not all(np.isfinite(state[name]).all() for name in weights):
+            raise diverged(step, self)
+        if frozen:
+            save_variables(self._frozen, frozen, {"api": str(API)})
         save_variables(self._path(step), state, {"step": str(step), "api": str(API)})
         former, self._temporary = self._temporary - {step}, {step} if temporary else set()
         lasting = [other for other in self.steps() if other not in former | self._temporary]

@@ -14,6 +14,7 @@ from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
+from kgen.storage.background import BackgroundWriter
 from kgen.training.callbacks import (
     OF_OPTIMIZER,
     SPEED,
@@ -90,7 +91,7 @@ def train(
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
     distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
-    checkpoints = Checkpoints(folder / "checkpoints", fit.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", fit.keep, writer := BackgroundWriter())
     start = checkpoints.restore(model, fit.steps)
 
     def tell(step: int, values: Any) -> None:
@@ -110,7 +111,7 @@ def train(
     if validation is not None:
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas, signals))
-    snapshots = save_snapshots(fit, folder, start) if chief else None
+    snapshots = save_snapshots(fit, folder, start, writer) if chief else None
     callbacks += [saver] if snapshots is None else [snapshots, saver]
     if render is not None:
         callbacks.append(
@@ -121,11 +122,13 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.callback(signals.ignore)
         stack.callback(data.close)
+        stack.enter_context(writer)
         if start < fit.steps:
             steps = fit.steps - start
             with _saved_after_error(saver, position):
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
+                writer.wait()
         step = position.step or 0
         if snapshots is not None and step not in checkpoints.steps():
             snapshots.save_at(step)

@@ -17,6 +17,7 @@ from kgen.pipeline.loading import load
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.hookspecs import API
+from kgen.storage.background import BackgroundWriter
 from kgen.storage.checkpoints import checkpoint_file, checkpoint_steps
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import Arrays, Variables, read_arrays, save_variables
@@ -38,13 +39,18 @@ class Snapshots:
         folder: The folder.
         stds: The widths of the averages, in the order of the optimizer.
         keep: Number of snapshots to keep, of which the oldest are deleted; None: all are kept.
+        writer: Writes the files, while the training goes on.
     """
 
-    def __init__(self, folder: Path, stds: Sequence[float], keep: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, stds: Sequence[float], keep: int | None = None, writer: BackgroundWriter | None = None
+    ) -> None:
         self.folder, self.stds, self.keep = folder, tuple(stds), keep
+        self.writer = BackgroundWriter() if writer is None else writer
 
     def save(self, step: int, model: LossModel) -> None:
-        """Writes a snapshot atomically, then deletes the oldest ones."""
+        """Copies the averages. The writer then writes a snapshot atomically, and deletes the oldest ones."""
+        self.writer.begin(step)
         paths = weight_paths(model, model.trainable_variables)
         index = {id(weight): number for number, weight in enumerate(model.trainable_variables)}
         found = {
@@ -52,7 +58,10 @@ class Snapshots:
             for std, averages in zip(self.stds, inner_optimizer(model).kept_averages, strict=True)
             for path, weight in paths.items()
         }
-        save_variables(checkpoint_file(self.folder, step), found, {"step": str(step), "api": str(API)})
+        self.writer.submit(lambda: self._write(step, found))
+
+    def _write(self, step: int, averages: Arrays) -> None:
+        save_variables(checkpoint_file(self.folder, step), averages, {"step": str(step), "api": str(API)})
         for old in checkpoint_steps(self.folder)[: -self.keep] if self.keep else ():
             checkpoint_file(self.folder, old).unlink(missing_ok=True)
 
@@ -114,17 +123,18 @@ class SaveSnapshots(StepCallback):
             self.at_step(step, {})
 
 
-def save_snapshots(fit: FitConfig, folder: Path, start: int) -> SaveSnapshots | None:
+def save_snapshots(fit: FitConfig, folder: Path, start: int, writer: BackgroundWriter) -> SaveSnapshots | None:
     """The callback that writes the snapshots of a training; None if it keeps none.
 
     Args:
         fit: The settings of the training.
         folder: Its directory.
         start: The step at which this process began.
+        writer: Writes the files.
     """
     if not isinstance(fit.ema, PowerEmaConfig):
         return None
-    snapshots = Snapshots(folder / FOLDER, fit.ema.std, fit.ema.keep)
+    snapshots = Snapshots(folder / FOLDER, fit.ema.std, fit.ema.keep, writer)
     return SaveSnapshots(start, fit.steps, fit.ema.every or fit.checkpoint_every, snapshots)
 
 
