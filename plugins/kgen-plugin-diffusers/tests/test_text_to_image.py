@@ -167,7 +167,9 @@ def test_the_exported_network_is_that_of_the_folder(ours: kgen.Pipeline, folder:
 
     kgen.save(ours, tmp_path / "saved")
     models, reasons = export(tmp_path / "saved", tmp_path / "exported")
-    assert set(models) == {"generator", "decoder"} and set(reasons) == {"encoder"}
+    assert set(models) == {"generator", "decoder", "noise schedule"} and set(reasons) == {"encoder"}
+    noises = [diffusers.DDIMScheduler.from_pretrained(path / "scheduler") for path in (tmp_path / "exported", folder)]
+    np.testing.assert_allclose(noises[0].alphas_cumprod, noises[1].alphas_cumprod, rtol=1e-6)
     mine, its = (
         load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (tmp_path / "exported", folder)
     )
