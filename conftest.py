@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Generator
+from itertools import chain, combinations
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +51,36 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+MARKERS = ("slow", "backends", "portable")
+
+MARK = re.compile(rf"\bmark\.({'|'.join(MARKERS)})\b")
+
+
+def may_be_selected(source: str, expression: str) -> bool:
+    """Whether `-m expression` may select a test of a module, by the markers that its source names.
+
+    A test has the markers of the line `pytestmark`, and may have any other that the module names.
+    """
+    if not expression or not {*re.findall(r"\w+", expression)} <= {*MARKERS, "and", "or", "not"}:
+        return True
+    lines = re.findall(r"^pytestmark = .*", source, re.MULTILINE)
+    always = {marker for line in lines for marker in MARK.findall(line)}
+    others = {*MARK.findall(source)} - always
+    sets = chain.from_iterable(combinations(others, count) for count in range(len(others) + 1))
+    return any(eval(expression, {name: name in {*always, *some} for name in MARKERS}) for some in sets)
+
+
+class NotImported(pytest.Module):
+    """A module of which no test is selected."""
+
+    def collect(self) -> list[pytest.Item]:
+        return []
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Imports only modules of which `-m` may select a test: others import whole libraries, and each process pays."""
+    if may_be_selected(module_path.read_text(encoding="utf-8"), parent.config.option.markexpr):
+        return None
+    return NotImported.from_parent(parent, path=module_path)
