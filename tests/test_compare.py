@@ -16,6 +16,8 @@ from kgen.comparison.facts import Table, better_scores, different_keys
 from kgen.config import RunConfig
 from kgen.reporting.tables import escape
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:

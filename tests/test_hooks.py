@@ -13,6 +13,8 @@ from kgen.plugins import discovery
 from kgen.plugins.commands import Commands
 from kgen.plugins.registry import PluginError, Provenance
 
+pytestmark = pytest.mark.portable
+
 TIDY = """
 import kgen
 

@@ -18,6 +18,8 @@ from kgen.cli.common import show_warning
 from kgen.errors import ConfigError
 from kgen.reporting.sheets import save_png
 
+pytestmark = pytest.mark.portable
+
 Kgen = Callable[..., Outcome]
 
 FILES = {

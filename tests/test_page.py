@@ -28,6 +28,8 @@ from kgen.reporting.page import render
 from kgen.reporting.sheets import save_png
 from kgen.runs.report import add_to_report, write_report
 
+pytestmark = pytest.mark.portable
+
 EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""
 SHOWN = EVIL.replace("\x1b", "\\x1b")
 PIXELS = np.zeros((8, 8, 3), np.uint8)

@@ -11,6 +11,7 @@ import pytest
 from pages import ROOT, examples, read_page
 
 
+@pytest.mark.portable
 def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = examples(read_page("README.md"), "python", "kgen.assemble")
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,8 @@ import kgen
 from kgen.comparison.steps import Measurement, long_table, measure_steps, plots, seconds_per_image, wide_table
 from kgen.config import RunConfig
 
+pytestmark = pytest.mark.portable
+
 SPACE = kgen.Space("continuous", (8, 8, 3))
 
 

@@ -15,6 +15,8 @@ from pages import examples, read_page
 
 from kgen.evaluation.results import read_results, to_scores
 
+pytestmark = pytest.mark.portable
+
 MODULE = '''
 """A callback, a logger and a command."""
 

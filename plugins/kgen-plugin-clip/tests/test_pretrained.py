@@ -28,7 +28,8 @@ from kgen.data.datasets.shapes import Shapes
 from kgen.errors import BiasedMetricWarning
 from kgen.runs.evaluation import evaluate
 from kgen.runs.run import run
-from kgen.testing import EncoderConformance
+from kgen.testing import EncoderConformance, execution
+from kgen.testing.execution import arrays
 
 pytestmark = pytest.mark.portable
 
@@ -41,8 +42,8 @@ def opened(folder: Path) -> Clip:
 
 
 def condition(encoder: kgen.Encoder, inputs: list[Any]) -> dict[str, np.ndarray]:
-    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(inputs).items()}
-    return {name: ops.convert_to_numpy(value) for name, value in encoder(tokens).items()}
+    found: dict[str, np.ndarray] = arrays(execution.evaluate(encoder, encoder, encoder.tokenize(inputs)))
+    return found
 
 
 def compare(published: ModuleType, folder: Path, expected: dict[str, np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from kgen_plugin_diffusers.kl import AutoencoderKL
 
 from kgen import Space, SpaceError
 from kgen.testing import DecoderConformance
+from kgen.testing.execution import evaluate
 
 pytestmark = pytest.mark.portable
 
@@ -41,10 +42,10 @@ def compare(published: ModuleType, folder: Path, model: Any, images: np.ndarray)
     scale = np.float32(config.scaling_factor) / np.array(deviation or [1.0], "float32")
     expected = published.as_ours(model.encode(published.as_theirs(images)).latent_dist.mode())
     assert decoder.latent_space == Space("continuous", expected.shape[1:], bounded=False)
-    assert_close(decoder.encode(ops.convert_to_tensor(images)), (expected - shift) * scale)
+    assert_close(evaluate(decoder, decoder.encode, images), (expected - shift) * scale)
     latents = np.random.default_rng(1).normal(size=expected.shape).astype("float32")
     made = published.as_ours(model.decode(published.as_theirs(latents / scale + shift)).sample)
-    assert_close(decoder.decode(ops.convert_to_tensor(latents), {}, {}), made)
+    assert_close(evaluate(decoder, lambda z: decoder.decode(z, {}, {}), latents), made)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -113,7 +114,7 @@ def test_losses_are_those_of_the_posterior(published: ModuleType, folder: Path) 
     images = published.images()
     decoder = opened(folder, images)
     posterior = published.random_model("AutoencoderKL").encode(published.as_theirs(images)).latent_dist
-    losses = decoder.compute_losses(ops.convert_to_tensor(images), {}, training=False)
+    losses = evaluate(decoder, lambda x: decoder.compute_losses(x, {}, training=False), images)
     size = np.prod(posterior.mean.shape[1:])
     np.testing.assert_allclose(ops.convert_to_numpy(losses["kl"]), posterior.kl().detach().numpy() / size, rtol=1e-4)
     total = ops.convert_to_numpy(losses["reconstruction"] + decoder.kl_weight * losses["kl"])

@@ -15,6 +15,7 @@ from kgen_plugin_diffusers.vq import VQModel
 import kgen
 from kgen import ConfigError, Space
 from kgen.testing import DecoderConformance, gradients
+from kgen.testing.execution import evaluate
 
 pytestmark = pytest.mark.portable
 
@@ -45,11 +46,11 @@ def compare(published: ModuleType, folder: Path, model: Any) -> None:
     decoder = opened(folder, images)
     tokens = model.quantize(model.encode(published.as_theirs(images)).latents)[2][2].numpy().reshape(2, 4, 6)
     assert decoder.latent_space == Space("tokens", (4, 6), vocabulary=24) and len(np.unique(tokens)) > 3
-    np.testing.assert_array_equal(ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(images))), tokens)
+    np.testing.assert_array_equal(ops.convert_to_numpy(evaluate(decoder, decoder.encode, images)), tokens)
     drawn = np.random.default_rng(1).integers(0, 24, (2, 4, 6)).astype("int32")
     vectors = model.quantize.get_codebook_entry(torch.from_numpy(drawn).long(), (2, 4, 6, decoder.architecture.dim))
     expected = published.as_ours(model.decode(vectors, force_not_quantize=True).sample)
-    made = ops.convert_to_numpy(decoder.decode(ops.convert_to_tensor(drawn), {}, {}))
+    made = ops.convert_to_numpy(evaluate(decoder, lambda z: decoder.decode(z, {}, {}), drawn))
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 

@@ -19,7 +19,7 @@ from kgen_plugin_diffusers.names import current_name
 from pydantic import Field
 
 from kgen import Decoder, SeedGenerator, Space, SpaceError
-from kgen.pretrained import Tensors
+from kgen.pretrained import Section, Tensors
 from kgen_plugin_keras_cv.files import check_options, is_file, load_file
 from kgen_plugin_keras_cv.library import new_model
 from kgen_plugin_keras_cv.names import decoder_modules, image_encoder_modules, named
@@ -115,27 +115,26 @@ class VAE(Decoder):
 
     def build(self, input_shape: None = None) -> None:
         images = (None, *self.image_space.shape)
-        encoder = new_model("ImageEncoder", self.dtype_policy)
+        folder = self._folder()
+        groups = _groups(folder.config()) if folder else 0  # first, because the models take seconds
         decoder = new_model("Decoder", self.dtype_policy, *self.image_space.shape[:2])
-        if self._reads_files:
-            self._fill(encoder, decoder)
+        if folder:
+            _check_groups(folder.config(), groups, decoder)
+        encoder = new_model("ImageEncoder", self.dtype_policy)
+        if folder:
+            _fill(folder, encoder, decoder)
+        elif self._reads_files:
+            load_file(decoder, self.pretrained)
+            load_file(encoder, self.image_encoder)
         self.encoding = encoder.layers[:-1]  # the last one scales the means, and leaves out the log variances
         self.decoding = decoder.layers
         self.reconstruction_loss.build(images, images)
 
-    def _fill(self, encoder: keras.Model, decoder: keras.Model) -> None:
-        """Assigns the weights of the files. Raises ConfigError if they have another model."""
-        assert self.pretrained is not None
-        if self.image_encoder is not None:
-            load_file(decoder, self.pretrained)
-            load_file(encoder, self.image_encoder)
-            return
-        folder = Folder(self.pretrained, "AutoencoderKL", ("vae",), self.variant)
-        _check(folder, decoder)
-        halves = [named(encoder.layers, image_encoder_modules()), named(decoder.layers, decoder_modules())]
-        weights, sources = ({**one, **other} for one, other in zip(*halves, strict=True))
-        with Tensors(folder.files(), current_name) as tensors:
-            tensors.fill(weights, sources)
+    def _folder(self) -> Folder | None:
+        """The folder from which `build` reads the weights; None: it reads files of keras-cv, or nothing."""
+        if not self._reads_files or self.pretrained is None or self.image_encoder is not None:
+            return None
+        return Folder(self.pretrained, "AutoencoderKL", ("vae",), self.variant)
 
     @property
     def inference_weights(self) -> list[Any]:
@@ -176,17 +175,29 @@ def _chained(layers: list[Any], x: Tensor) -> Tensor:
     return x
 
 
-def _check(folder: Folder, decoder: keras.Model) -> None:
-    """Raises ConfigError if the configuration says what neither the names nor the shapes of the tensors tell."""
-    config = folder.config()
+def _groups(config: Section) -> int:
+    """The groups of a configuration's normalizations. Raises ConfigError if it has other latents."""
     found = Architecture.read(config)
-    groups = next(layer.groups for layer in decoder.layers if isinstance(layer, keras.layers.GroupNormalization))
-    wanted = {
-        "norm_num_groups": (found.network.groups, groups),
-        "scaling_factor": (found.scale, (SCALE,) * CHANNELS),
-        "shift_factor": (found.shift, (0.0,) * CHANNELS),
-    }
-    for key, (there, here) in wanted.items():
-        if there != here:
-            here = here if isinstance(here, int) else here[0]
-            config.refuse(key, f"must be {here}, as in keras-cv: use the decoder 'diffusers/autoencoder-kl'")
+    for key, there, here in (("scaling_factor", found.scale, SCALE), ("shift_factor", found.shift, 0.0)):
+        if there != (here,) * CHANNELS:
+            _refuse(config, key, here)
+    return found.network.groups
+
+
+def _check_groups(config: Section, groups: int, decoder: keras.Model) -> None:
+    """Raises ConfigError if the normalizations have other groups, which the shapes of the tensors do not tell."""
+    here = next(layer.groups for layer in decoder.layers if isinstance(layer, keras.layers.GroupNormalization))
+    if groups != here:
+        _refuse(config, "norm_num_groups", here)
+
+
+def _refuse(config: Section, key: str, here: float) -> None:
+    config.refuse(key, f"must be {here}, as in keras-cv: use the decoder 'diffusers/autoencoder-kl'")
+
+
+def _fill(folder: Folder, encoder: keras.Model, decoder: keras.Model) -> None:
+    """Assigns the weights of the folder. Raises ConfigError if they have another model."""
+    halves = [named(encoder.layers, image_encoder_modules()), named(decoder.layers, decoder_modules())]
+    weights, sources = ({**one, **other} for one, other in zip(*halves, strict=True))
+    with Tensors(folder.files(), current_name) as tensors:
+        tensors.fill(weights, sources)

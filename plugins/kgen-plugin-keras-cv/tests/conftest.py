@@ -22,8 +22,8 @@ CHANNELS = re.compile(r"(?<![\w.])(40|64|80|128|160|256|320|512|640|768|1024|128
 
 MODELS = ("TextEncoder", "TextEncoderV2", "DiffusionModel", "DiffusionModelV2", "Decoder", "ImageEncoder")
 
-BLOCKS = ("resnet_block", "attention_block", "diffusion_model", "decoder", "image_encoder")
-"""The modules with normalizations of groups."""
+BLOCKS = ("resnet_block", "attention_block", "diffusion_model", "decoder", "image_encoder", "text_encoder")
+"""The modules with normalizations of groups, or inputs of models."""
 
 
 class Replaced:
@@ -47,14 +47,15 @@ def small_class(cls: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the models of keras-cv small, except in tests of the full size."""
+    """Makes the models of keras-cv small, except in tests of the full size. They take batches of any size."""
     if "full_size" in request.node.name:
         return
     import keras
     from keras_cv.src.models.stable_diffusion import stable_diffusion
 
     groups = functools.partial(keras.layers.GroupNormalization, groups=SHARE)
-    replaced = Replaced(keras, layers=Replaced(keras.layers, GroupNormalization=groups))
+    one = functools.partial(keras.layers.Input, batch_size=1)  # on PyTorch, Keras computes unknown sizes by two batches
+    replaced = Replaced(keras, layers=Replaced(keras.layers, GroupNormalization=groups, Input=one))
     for name in BLOCKS:
         monkeypatch.setattr(f"keras_cv.src.models.stable_diffusion.{name}.keras", replaced)
     for name in MODELS:

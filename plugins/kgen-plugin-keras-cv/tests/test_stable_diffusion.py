@@ -141,9 +141,9 @@ def test_images_of_keras_cv(steps: int, vocabulary: Path, tmp_path: Path) -> Non
     theirs._get_timestep_embedding = functools.partial(theirs._get_timestep_embedding, dim=40)  # of the small model
     theirs._tokenizer = library.SimpleTokenizer(str(vocabulary))
     theirs._text_encoder = library.TextEncoder(77, download_weights=False)
-    theirs._diffusion_model = library.DiffusionModel(128, 128, 77, download_weights=False)
-    theirs._decoder = seen = Seen(library.Decoder(128, 128, download_weights=False))
-    noise = np.random.default_rng(0).normal(size=(1, 16, 16, 4)).astype("float32")
+    theirs._diffusion_model = library.DiffusionModel(64, 128, 77, download_weights=False)
+    theirs._decoder = seen = Seen(library.Decoder(64, 128, download_weights=False))
+    noise = np.random.default_rng(0).normal(size=(1, 8, 16, 4)).astype("float32")
     text = theirs.encode_text("a red heart")
     theirs.generate_image(text, diffusion_noise=noise, num_steps=steps, unconditional_guidance_scale=7.5)
 
@@ -155,7 +155,7 @@ def test_images_of_keras_cv(steps: int, vocabulary: Path, tmp_path: Path) -> Non
             "pretrained": saved(theirs._diffusion_model, tmp_path / "model.h5"),
         },
         decoder="keras-cv/vae",
-        image_space=(128, 128, 3),
+        image_space=(64, 128, 3),
     )
     weights = [weight for layer in pipeline.decoder.decoding for weight in layer.weights]
     for mine, its in zip(weights, seen.model.weights, strict=True):

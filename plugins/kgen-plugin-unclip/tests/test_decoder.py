@@ -49,7 +49,8 @@ class TestConformance(DecoderConformance):
 
     def build(self) -> EmbeddingDecoder:
         often = {"embedding_dropout": 0.9}  # so that a small batch shows the null embedding
-        return EmbeddingDecoder(SPACE, self.condition_space, self.embedder(), network=NETWORK, **often)
+        small = {"kind": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2}  # half the operations of a U-Net
+        return EmbeddingDecoder(SPACE, self.condition_space, self.embedder(), network=small, **often)
 
 
 @pytest.mark.portable
