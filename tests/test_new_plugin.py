@@ -241,5 +241,6 @@ def test_packages_pass_the_linters(name: str, tmp_path: Path) -> None:
 
 
 def test_all_kinds_of_kgen_have_a_template() -> None:
-    assert [path.name for path in sorted(TEMPLATES.iterdir()) if path.is_dir()] == sorted([*KINDS, "common"])
+    """The template "model" is that of the package of a trained model."""
+    assert [path.name for path in sorted(TEMPLATES.iterdir()) if path.is_dir()] == sorted([*KINDS, "common", "model"])
     assert discover([]).broken == {}

@@ -123,8 +123,7 @@ def train(
         stack.callback(signals.ignore)
         stack.callback(data.close)
         stack.enter_context(writer)
-        if start < fit.steps:
-            steps = fit.steps - start
+        if steps := fit.steps - start:
             with _saved_after_error(saver, position):
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from kgen.cli.common import RunArgument, log, require_run, require_text
-from kgen.generation.request import ImageRequest
 from kgen.reporting.plain import printable
 
 EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
@@ -104,6 +103,8 @@ def command(
     if not prompts and not blend:
         raise typer.BadParameter("give one; or blend two --image by --blend 0.5", param_hint="PROMPT")
     require_text(prompts or [])
+    from kgen.generation.request import ImageRequest
+
     request = ImageRequest(
         run=require_run(run),
         prompts=tuple(prompts or ()),
