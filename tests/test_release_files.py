@@ -124,3 +124,11 @@ def test_the_docker_image_is_built_from_files_that_are_there_and_runs_without_pr
     assert [name for name in kept if not (ROOT / name).exists()] == []
     assert PYPROJECT["build-system"]["requires"][0] in words
     assert {PYPROJECT["project"]["readme"], *PYPROJECT["project"]["license-files"]} <= set(kept)
+
+
+def test_no_page_holds_the_marks_of_a_conflict() -> None:
+    """The linters read Python alone."""
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    pages = [path for pattern in ("*.md", "*/*.md", "docs/**/*.md", "plugins/*/*.md") for path in ROOT.glob(pattern)]
+    assert len(pages) > 50
+    assert not [path for path in pages if marks.search(path.read_text(encoding="utf-8"))]
