@@ -18,7 +18,7 @@ NAMES = sorted(path.stem for path in LECTURE.glob("en/*.md"))
 MAX_FIGURE = 60_000
 """Largest size of a figure, in bytes."""
 
-NOT_MADE = {"04-diffusion", "09-combination", "11-measures"}
+NOT_MADE = {"09-combination", "11-measures"}
 """Pages whose figure nobody has made at full size yet, so that they do not show it."""
 
 TINY: dict[str, dict[str, Any]] = {
