@@ -52,16 +52,16 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
     own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
     hooks.ask("kgen_components", builtin, own, registry=Registrar(found, own))
     described = [(ep, ep.dist.metadata) for ep in entry_points]  # every access to `metadata` parses a file
-    plugins = {(ep.name, ep.value, metadata["Name"]): (ep, metadata["Version"]) for ep, metadata in described}
-    origins = {key: Provenance(key[0], key[2], plugins[key][1]) for key in sorted(plugins)}
+    plugins = {(ep.name, ep.value, metadata["Name"]): (ep, metadata) for ep, metadata in described}
+    origins = {key: Provenance(key[0], key[2], plugins[key][1]["Version"]) for key in sorted(plugins)}
     for key, origin in origins.items():
-        entry_point, _ = plugins[key]
+        entry_point, metadata = plugins[key]
         trial = Registry(components=dict(found.components), kinds=dict(found.kinds))
         try:
             if origin.namespace in disabled:
                 raise PluginError(f"disabled by {DISABLE}")
             _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
-            check_requirement(entry_point.dist.requires or [], own.version)
+            check_requirement(metadata.get_all("Requires-Dist") or [], own.version)
             with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
                 plugin = entry_point.load()
                 _check_contract(plugin, origin)
@@ -111,12 +111,15 @@ def check_requirement(requires: Iterable[str], version: str) -> None:
     The requirement may name `kgen-core`, or `kgen`, which a plugin's author may write by mistake.
     """
     for text in filter(_MAY_NAME_KGEN.match, requires):  # parsing all of them takes 40 ms
-        needed = Requirement(text)
+        needed = _parsed(text)
         applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
         if canonicalize_name(needed.name) not in (CORE, "kgen") or not applies:
             continue
         if not needed.specifier.contains(version, prereleases=True):
             raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")
+
+
+_parsed = functools.cache(Requirement)  # most plugins have the same requirement
 
 
 def running() -> str:
