@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
+    from kgen.previews import show_step, watch_steps
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.reporting.sheets import require_png, save_sheet
     from kgen.runs.report import add_to_report
@@ -113,6 +114,8 @@ _LAZY = {
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
+    "show_step": "kgen.previews",
+    "watch_steps": "kgen.previews",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
     "OneOf": "kgen.options",
@@ -197,6 +200,8 @@ __all__ = [
     "save",
     "save_lora",
     "save_sheet",
+    "show_step",
+    "watch_steps",
     "weight_paths",
     "write_images",
     "sampling_options",
