@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        from kgen.cli.backend import load_backend
+        from kgen.backend.selection import load_backend
 
         load_backend()  # quietly
         print(json.dumps(measure(args.way, args.folder, args.cache)))

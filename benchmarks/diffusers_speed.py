@@ -54,7 +54,7 @@ class Settings:
 
 
 def work_kgen(conn: Connection, settings: Settings) -> None:
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     import keras

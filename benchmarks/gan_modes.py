@@ -29,7 +29,7 @@ def points(count: int) -> np.ndarray:
 
 def train(steps: int) -> np.ndarray:
     """Trains the GAN and samples (SAMPLES, 2) points."""
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     import keras

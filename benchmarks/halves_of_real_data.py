@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="append the table to this file")
     args = parser.parse_args()
 
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     from kgen_plugin_metrics.features.contract import in_color

@@ -52,7 +52,7 @@ def _take(dataset: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np
 
 
 def train_kgen(kind: str, folder: str, steps: int, test_images: int) -> Result:
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     import keras

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6, help="their number of blocks")
     parser.add_argument("--output", type=Path, help="append the tables to this file")
     args = parser.parse_args()
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     size = (args.width, args.depth)

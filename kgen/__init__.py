@@ -15,6 +15,7 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.backend.attributes import freeze_layer
+    from kgen.backend.selection import select_backend
     from kgen.config import decoding_options, sampling_options
     from kgen.contracts.capabilities import Capability, Guidance, Guide, GuideModel, Samples, Steps, Strength, option_of
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
@@ -85,6 +86,7 @@ _LAZY = {
     "load_lora": "kgen.parts.lora_files",
     "save_lora": "kgen.parts.lora_files",
     "freeze_layer": "kgen.backend.attributes",
+    "select_backend": "kgen.backend.selection",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "ImageRequest": "kgen.generation.request",
@@ -200,6 +202,7 @@ __all__ = [
     "save",
     "save_lora",
     "save_sheet",
+    "select_backend",
     "show_step",
     "watch_steps",
     "weight_paths",
@@ -211,7 +214,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kgen' has no attribute {name!r}")
-    from kgen.backend.quiet import quiet_tensorflow
+    from kgen.backend.selection import quiet_tensorflow
 
     with quiet_tensorflow():
         value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -11,8 +11,7 @@ import keras
 import pytest
 
 from kgen import ConfigError, assemble
-from kgen.backend.quiet import quiet_tensorflow
-from kgen.cli.backend import load_backend
+from kgen.backend.selection import load_backend, quiet_tensorflow
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from command_line import EXECUTABLE, Trained, environment, quickest_backend
 from PIL import Image
 
-from kgen.cli.backend import select_backend
+from kgen.backend.selection import select_backend
 from kgen.errors import ConfigError, PluginError
 from kgen.generation.output import slug
 
@@ -150,10 +150,10 @@ def test_an_image_is_named_after_its_prompt_as_every_system_allows(prompt: str, 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Lets a test say which backends are installed, in an environment that asks for none."""
-    monkeypatch.setattr("kgen.cli.backend.os.environ", {"KERAS_HOME": str(tmp_path)})
+    monkeypatch.setattr("kgen.backend.selection.os.environ", {"KERAS_HOME": str(tmp_path)})
 
     def only(*names: str) -> None:
-        monkeypatch.setattr("kgen.cli.backend.installed", lambda name: name in names)
+        monkeypatch.setattr("kgen.backend.selection.installed", lambda name: name in names)
 
     return only
 
@@ -166,9 +166,9 @@ def test_the_first_installed_backend_is_used(installed) -> None:
 
 
 def os_environ() -> dict[str, str]:
-    from kgen.cli import backend
+    from kgen.backend import selection
 
-    return backend.os.environ  # type: ignore[return-value]
+    return selection.os.environ  # type: ignore[return-value]
 
 
 def test_keras_json_chooses_the_backend_if_it_is_installed(installed, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,18 @@ def test_a_metric_passes_its_tests_and_the_check_of_its_example(kgen, tmp_path: 
         paths = os.pathsep.join([str(package), str(tmp_path / "site")])
         checked = kgen("check", package / "example.yaml", cwd=tmp_path, PYTHONPATH=paths)
         assert (checked.status, checked.err) == (0, ""), checked
+
+
+@pytest.mark.portable
+def test_the_tests_of_a_package_use_the_backend_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Keras alone would look for TensorFlow."""
+    environ = {"KERAS_HOME": str(tmp_path)}
+    monkeypatch.setattr("kgen.backend.selection.os.environ", environ)
+    monkeypatch.setattr("kgen.backend.selection.installed", lambda name: name == "torch")
+    runpy.run_path(str(new_plugin("mine", "metric", tmp_path) / "tests" / "conftest.py"))
+    assert environ["KERAS_BACKEND"] == "torch"
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def output_to_stderr() -> Iterator[None]:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run file, or one that kgen ships. A file that is not YAML fails before the framework is loaded."""
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
     from kgen.config.shipped import find_run_file
     from kgen.config.short_keys import load_run_file
     from kgen.config.source import read_file

@@ -21,7 +21,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from kgen.cli.backend import BACKENDS, installed, select_backend
+from kgen.backend.selection import BACKENDS, installed, select_backend
 from kgen.cli.probe import COMPONENTS
 from kgen.errors import KgenError
 from kgen.plugins.commands import find_commands

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 
-from kgen.cli.backend import load_backend
+from kgen.backend.selection import load_backend
 from kgen.cli.common import show_warning
 from kgen.errors import RunInterruptedError
 

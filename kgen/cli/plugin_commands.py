@@ -57,7 +57,7 @@ class _Lazy(TyperCommand):
 
     def resolved(self) -> Any:
         """Imports the function, and returns the command with its arguments and options."""
-        from kgen.cli.backend import select_backend
+        from kgen.backend.selection import select_backend
 
         with contextlib.suppress(KgenError):  # a command that needs a backend says so itself
             select_backend()

@@ -17,7 +17,7 @@ COMPONENTS = "components"
 
 def main() -> None:
     """Prints what works. Any exception means that the backend does not work."""
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
     from kgen.cli.common import output_to_stderr
 
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes the whole memory of a GPU

@@ -40,7 +40,7 @@ def command(
     require_text(prompts or ())
     for run in runs:
         require_directory(run)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from rich.table import Table

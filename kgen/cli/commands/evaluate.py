@@ -101,7 +101,7 @@ def command(
 def _evaluate_run(
     run: Path, overrides: list[str], metrics: list[Any], out: Path | None, workers: int, changed_data: bool
 ) -> Sequence[Result]:
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.cli.progress import progress_reporter
@@ -123,7 +123,7 @@ def _evaluate_run(
 def _evaluate_folders(
     images: Path, references: Path, metrics: list[Any], limit: int | None, out: Path | None
 ) -> Sequence[Result]:
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.cli.progress import progress_reporter

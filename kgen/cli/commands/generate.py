@@ -124,7 +124,7 @@ def command(
     request.check()
     if not blend:
         _note_single_words(request.prompts)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.generation.writing import write_images

@@ -24,7 +24,7 @@ def list_plugins() -> None:
     """List every component with its kind, id and distribution, and the plugins that could not be loaded."""
     from rich.table import Table
 
-    from kgen.cli.backend import select_backend
+    from kgen.backend.selection import select_backend
     from kgen.plugins.discovery import registry
     from kgen.plugins.registry import KINDS
 
@@ -47,7 +47,7 @@ def list_plugins() -> None:
 @app.command("show", epilog="Example: kgen plugins show text/bag")
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, a kind or a plugin.")]) -> None:
     """Show the documentation and options of a component, or list the components of a plugin or of a kind."""
-    from kgen.cli.backend import load_backend, select_backend
+    from kgen.backend.selection import load_backend, select_backend
     from kgen.cli.describe import describe_component, describe_kind, describe_plugin
     from kgen.plugins.discovery import registry
 
@@ -89,7 +89,7 @@ def new(
     from kgen.authoring import new_plugin
 
     with contextlib.suppress(KgenError):  # only plugins that import Keras need a backend
-        from kgen.cli.backend import select_backend
+        from kgen.backend.selection import select_backend
 
         select_backend()
     package = new_plugin(name, kind, Path())

@@ -28,7 +28,7 @@ def command(
     from kgen.reporting.sheets import require_png
 
     require_png(output)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     import numpy as np

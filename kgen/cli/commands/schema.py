@@ -22,7 +22,7 @@ def command(
 
     if output is not None:
         require_free(output)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
     from kgen.cli.common import output_to_stderr
 
     with output_to_stderr():

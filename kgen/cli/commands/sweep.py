@@ -94,7 +94,7 @@ def command(
     """
     changes = _changes(settings or (), metrics or (), number, seeds)
     source, folder, name = _read(target, over or ())
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.studies.study import Study

@@ -36,7 +36,7 @@ def command(
     for image in images:
         require_single(image)
     targets = _targets(images, output)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.config import decoding_options

@@ -16,7 +16,7 @@ from kgen_plugin_clip.encoders import Clip, ClipImage
 from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder
 from kgen_plugin_clip.pretrained import hugging_face
 from kgen_plugin_clip.pretrained.model import Pretrained
-from kgen_plugin_clip.pretrained.preprocessing import Preprocessing
+from kgen_plugin_vision.preprocessing import Preprocessing
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 

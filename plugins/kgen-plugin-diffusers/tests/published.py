@@ -139,6 +139,27 @@ def random_text(vocabulary: int, width: int, projection: int | None = None, acti
     return model
 
 
+def random_t5(width: int) -> tuple[Any, Any]:
+    """A T5 encoder as in PixArt, and its tokenizer, which knows letters."""
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz,&"]
+    tokenizer = transformers.T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
+    config = transformers.T5Config(
+        vocab_size=len(pieces) + 4,  # rounded up, as in the published models
+        d_model=width,
+        d_kv=4,
+        d_ff=16,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    torch.manual_seed(0)
+    model = transformers.T5EncoderModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model, tokenizer
+
+
 def save(model: Any, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, safe_serialization=True, **options)
     return folder

@@ -149,6 +149,47 @@ def test_pixart(published: ModuleType, tmp_path: Path) -> None:
         run_file(tmp_path / "pixart")
 
 
+def test_pixart_with_its_text_encoder(published: ModuleType, tmp_path: Path) -> None:
+    """The run file of a whole folder assembles the pipeline, which makes the images of diffusers from texts."""
+    pytest.importorskip("kgen_plugin_keras_hub")
+    text_encoder, tokenizer = published.random_t5(7)
+    pipeline = published.diffusers.PixArtAlphaPipeline(
+        tokenizer,
+        text_encoder,
+        published.random_vae(),
+        published.random_model("PixArtTransformer2DModel"),
+        published.diffusers.DDIMScheduler(clip_sample=False),
+    )
+    pipeline.save_pretrained(tmp_path / "pixart")
+    pipeline.set_progress_bar_config(disable=True)
+    config = RunConfig.from_dict(yaml.safe_load(run_file(tmp_path / "pixart")))
+    ours = kgen.assemble(
+        encoder=config.encoder.choice,
+        generator=config.generator.choice,
+        decoder=config.decoder.choice,
+        image_space=(16, 16, 3),
+    )
+    prompts = ["a red heart", "hearts, a & more"]
+    noise = sample(ours.generator.noise_spec(), noise_keys(prompts, [5, 5], 1, False))["start"]
+    expected = pipeline(
+        prompts,
+        height=16,
+        width=16,
+        guidance_scale=GUIDANCE,
+        num_inference_steps=STEPS,
+        latents=published.as_theirs(noise),
+        use_resolution_binning=False,
+        clean_caption=False,
+        output_type="np",
+    ).images
+    expected = np.round(expected * 255)
+    made = ours.generate(prompts, seed=5, sampler="ddim", spacing=SPACING, steps=STEPS, guidance=GUIDANCE)
+    assert np.abs(made - expected).max() <= 2
+    inside = (expected > 0) & (expected < 255)
+    assert inside.mean() > 0.9 and expected.std() > 20, "these images would hide a difference"
+    assert np.abs(expected[0] - expected[1]).mean() > 2, "the texts would change nothing"
+
+
 def test_an_earlier_class(published: ModuleType, tmp_path: Path) -> None:
     """It is exported as the class of its folder, and diffusers opens it as the present one."""
     options = {"norm_type": "ada_norm_zero", "norm_elementwise_affine": False}

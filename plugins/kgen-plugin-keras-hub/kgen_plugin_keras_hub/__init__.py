@@ -1,1 +1,1 @@
-"""Frozen pretrained text encoders, and Stable Diffusion 3, through KerasHub."""
+"""Pretrained encoders of texts and images, and Stable Diffusion 3, through KerasHub."""

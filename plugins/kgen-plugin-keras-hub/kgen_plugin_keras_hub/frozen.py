@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired
 
 import numpy as np
 from keras import ops
@@ -23,20 +23,25 @@ DRIFT = 0.05
 
 
 class Fingerprint(TypedDict):
-    """The content of `FILE`: a text, and its condition "pooled"."""
+    """The content of `FILE`: the condition "pooled" of `PresetEncoder.probe_input`; older files have the text, too."""
 
-    text: str
     pooled: list[float]
+    text: NotRequired[str]
 
 
 class PresetEncoder(Encoder):
     """A frozen pretrained encoder. Its weights stay in the preset, and kgen does not save them.
 
-    A saved pipeline holds the condition of a short text. Loading the pipeline compares it, and raises an error if the
-    preset has been replaced in the meantime. A subclass has the option `preset`.
+    A saved pipeline holds the condition of one input. Loading the pipeline compares it, and raises an error if the
+    preset has been replaced in the meantime. A subclass has the option `preset`. If it sets `weights_are_external` to
+    false, its weights are saved, and nothing is compared.
+
+    Attributes:
+        probed: The name of that input, for the message.
     """
 
     weights_are_external = True
+    probed: ClassVar[str] = f"'{PROBE}'"
 
     preset: str
 
@@ -47,21 +52,27 @@ class PresetEncoder(Encoder):
             raise ConfigError(f"preset '{self.preset}': {tokens}")
 
     def save_assets(self, path: str | Path) -> None:
-        data = {"text": PROBE, "pooled": self.probe(PROBE).tolist()}
-        (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
+        if self.weights_are_external:
+            data: Fingerprint = {"pooled": self.probe().tolist()}
+            (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
-        data = read_json(Path(path) / FILE, Fingerprint)
-        before, now = np.asarray(data["pooled"], np.float32), self.probe(data["text"])
+        if not self.weights_are_external:
+            return
+        before, now = np.asarray(read_json(Path(path) / FILE, Fingerprint)["pooled"], np.float32), self.probe()
         if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
             raise RunError(
                 f"preset '{self.preset}' is not the one that this pipeline was trained with, because it encodes "
-                f"'{data['text']}' differently: restore the preset, or train again"
+                f"{self.probed} differently: restore the preset, or train again"
             )
 
-    def probe(self, text: str) -> np.ndarray:
-        """The numbers of a text's condition that are compared: "pooled" (P,)."""
-        pooled = self(self.tokenize([text]))["pooled"]
+    def probe_input(self) -> Any:
+        """The input whose condition is compared."""
+        return PROBE
+
+    def probe(self) -> np.ndarray:
+        """The numbers of its condition that are compared: "pooled" (P,)."""
+        pooled = self(self.tokenize([self.probe_input()]))["pooled"]
         return np.asarray(ops.convert_to_numpy(ops.cast(pooled, "float32")))[0]
 
 

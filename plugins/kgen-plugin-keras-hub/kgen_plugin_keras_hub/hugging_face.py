@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes  # noqa: F401 (numpy then knows bfloat16, in which many published models are)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -57,8 +58,8 @@ class Weights:
         if (key := self._key(name)) is None:
             raise ConfigError(f"preset '{self.folder}': its weights lack '{name}'")
         try:
-            return np.asarray(self._where[key].get_tensor(key))
-        except (TypeError, SafetensorError) as error:  # for example bfloat16, which numpy does not have
+            return np.asarray(self._where[key].get_tensor(key)).astype(np.float32)
+        except (TypeError, AttributeError, SafetensorError) as error:  # numpy lacks the type
             raise ConfigError(
                 f"preset '{self.folder}': '{name}' cannot be read: {error}; save it in float32"
             ) from error

@@ -87,13 +87,14 @@ def read_config(source: Source) -> dict[str, Any]:
     return config
 
 
-def load_backbone(source: Source, models: tuple[str, ...], dtype: str) -> Any:
+def load_backbone(source: Source, models: tuple[str, ...], dtype: str, **options: Any) -> Any:
     """Loads a model that KerasHub can read.
 
     Args:
         source: Folder or preset of KerasHub.
         models: Names of the classes of `keras_hub.models` that are accepted.
         dtype: Name of the dtype policy.
+        options: Options of the model that replace those of the preset.
 
     Raises:
         ConfigError: KerasHub cannot load it, or it is another kind of model.
@@ -101,7 +102,7 @@ def load_backbone(source: Source, models: tuple[str, ...], dtype: str) -> Any:
     import keras_hub
 
     try:
-        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype)
+        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype, **options)
     except Exception as error:  # files of others can be wrong in many ways
         raise ConfigError(f"preset '{source}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(backbone, tuple(getattr(keras_hub.models, model) for model in models)):

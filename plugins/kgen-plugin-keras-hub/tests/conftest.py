@@ -94,9 +94,36 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole CLIP, with its projection."""
     folder = tmp_path_factory.mktemp("clip")
     vision = keras_hub.models.CLIPVisionEncoder(4, 16, 1, 2, 32, image_shape=(8, 8, 3))
+    vision.embedding.position_ids.assign([range(5)])  # which only weights of a preset set in KerasHub
     randomize(keras_hub.models.CLIPBackbone(vision, clip_text_tower(), projection_dim=8)).save_to_preset(folder)
     vocabulary, merges = make_byte_pairs()
     keras_hub.tokenizers.CLIPTokenizer(vocabulary, merges).save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole SigLIP, with an image converter that is not that of the authors."""
+    folder = tmp_path_factory.mktemp("siglip")
+    vision = keras_hub.models.SigLIPVisionEncoder(4, 12, 2, 2, 24, image_shape=(8, 8, 3))
+    text = keras_hub.models.SigLIPTextEncoder(20, 12, 12, 1, 2, 24, max_sequence_length=8)
+    randomize(keras_hub.models.SigLIPBackbone(vision, text)).save_to_preset(folder)
+    scale, offset = [1 / 50, 1 / 60, 1 / 70], [-0.3, 0.1, 0.5]
+    keras_hub.layers.SigLIPImageConverter(
+        image_size=(8, 8), scale=scale, offset=offset, crop_to_aspect_ratio=False, interpolation="bicubic"
+    ).save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 with registers."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    model = keras_hub.models.DINOV2Backbone(
+        4, 2, 12, 2, 24, num_register_tokens=2, image_shape=(12, 12, 3), position_embedding_shape=(12, 12)
+    )
+    randomize(model).save_to_preset(folder)
+    keras_hub.layers.DINOV2ImageConverter(image_size=(12, 12), scale=1 / 255, offset=-0.5).save_to_preset(folder)
     return folder
 
 

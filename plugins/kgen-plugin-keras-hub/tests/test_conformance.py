@@ -1,4 +1,4 @@
-"""Every component passes the conformance kit."""
+"""Every component passes the conformance kit; test_images.py has the encoders of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 from kgen_plugin_keras_hub.bert import BertText
 from kgen_plugin_keras_hub.clip import ClipText
+from kgen_plugin_keras_hub.images.models import ClipImage, DINOv2, SigLIPImage
 from kgen_plugin_keras_hub.sd3.generator import StableDiffusion3
 from kgen_plugin_keras_hub.sd3.mmdit import MMDiTSizes
 from kgen_plugin_keras_hub.sd3.text import StableDiffusion3Text
@@ -88,4 +89,5 @@ def test_all_are_registered() -> None:
     kinds = ("encoder", "generator", "decoder")
     mine = [c for kind in kinds for c in registry().of_kind(kind) if c.origin.namespace == "keras-hub"]
     texts = {"bert": BertText, "clip-text": ClipText, "t5": T5Text, "sd3-text": StableDiffusion3Text}
-    assert {c.name: c.load() for c in mine} == {**texts, "sd3": StableDiffusion3, "sd3-vae": VAE}
+    images = {"clip-image": ClipImage, "siglip-image": SigLIPImage, "dinov2": DINOv2}
+    assert {c.name: c.load() for c in mine} == {**texts, **images, "sd3": StableDiffusion3, "sd3-vae": VAE}

@@ -150,6 +150,15 @@ def test_weights_in_several_files(sentence_pieces: bytes, tmp_path: Path) -> Non
     compare(encoder, model.eval()(**arguments(encoder.tokenize(TEXTS))).last_hidden_state)
 
 
+def test_weights_in_bfloat16(sentence_pieces: bytes, tmp_path: Path) -> None:
+    """As many published models have them: kgen computes in float32, like `transformers` after `.float()`."""
+    config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
+    model = save(transformers.T5EncoderModel(config).bfloat16(), tmp_path).float()
+    (tmp_path / "spiece.model").write_bytes(sentence_pieces)
+    encoder = T5Text(preset=str(tmp_path), length=50)
+    compare(encoder, model(**arguments(encoder.tokenize(TEXTS))).last_hidden_state)
+
+
 def break_file(folder: Path, name: str, content: bytes | None) -> None:
     (folder / name).unlink()
     if content is not None:

@@ -36,7 +36,7 @@ def command(
     The run must have kept snapshots of two averages: 'fit.ema: {std: [0.05, 0.1]}'. 'kgen generate' reads the model.
     """
     require_directory(run)
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()
     from kgen.parts.saving import save

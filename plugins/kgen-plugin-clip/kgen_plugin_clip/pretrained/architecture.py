@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kgen_plugin_clip.pretrained.preprocessing import Preprocessing
+from kgen_plugin_vision.preprocessing import Preprocessing
+
 from kgen_plugin_clip.transformer import Activation
 
 

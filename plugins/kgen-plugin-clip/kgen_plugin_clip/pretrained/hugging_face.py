@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kgen_plugin_vision.preprocessing import Preprocessing
+
 from kgen.pretrained import Section, Source, weight_files
 from kgen_plugin_clip.pretrained.architecture import Architecture, TextArchitecture, Tower
-from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
 from kgen_plugin_clip.transformer import EPSILON
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -32,10 +33,6 @@ typical_p use_bfloat16 use_cache""".split()  # noqa: SIM905 (a list of literals 
 """Keys of a tower's section that `transformers` writes for all models, or which matter only in training."""
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
-
-BICUBIC = 3
-FILTERS = {1: "lanczos", 2: "bilinear", BICUBIC: "bicubic"}
-"""Pillow's numbers of the filters."""
 
 LEGACY_END = 2
 """The `eos_token_id` of old configurations, which is wrong: the end token has the largest id."""
@@ -127,26 +124,9 @@ def preprocessing(folder: Path, size: int) -> Preprocessing:
         section = Section.of_file(folder / WHOLE_PROCESSOR).section("image_processor")
     else:
         section = Section.of_file(folder / PROCESSOR)
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        section.one_of(key, {True: None}, True)
-    for key in ("do_pad", "default_to_square"):
-        section.one_of(key, {False: None, None: None}, None)
-    section.one_of("rescale_factor", {1 / 255: None}, 1 / 255)
-    found = Preprocessing(
-        short=section.side("size", ("shortest_edge",), size),
-        crop=section.side("crop_size", ("height", "width"), size),
-        filter=section.one_of("resample", FILTERS, BICUBIC),
-        mean=section.colors("image_mean", MEAN),
-        deviation=section.colors("image_std", DEVIATION),
-    )
+    found = Preprocessing.of_processor(section, size)
     if found.crop != size:
         section.refuse("crop_size", f"must be {size}, the image_size of the model, but is {found.crop}")
-    if found.short < found.crop:
-        section.refuse("size", f"must be at least the crop_size {found.crop}, but is {found.short}")
-    section.ignore("do_convert_rgb", "feature_extractor_type", "image_processor_type", "processor_class", "pad_size")
-    section.ignore("data_format", "device", "disable_grouping", "image_seq_length", "input_data_format")
-    section.ignore("return_tensors", "_valid_processor_keys", "_processor_class", "_valid_kwargs_names")
-    section.finish()
     return found
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kgen_plugin_vision.preprocessing import DEVIATION, MEAN, Preprocessing
+
 from kgen.pretrained import Section, Source
 from kgen_plugin_clip.pretrained.architecture import Architecture, Tower
-from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
 from kgen_plugin_clip.transformer import EPSILON, Activation
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

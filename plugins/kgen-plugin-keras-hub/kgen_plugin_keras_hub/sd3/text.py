@@ -164,9 +164,9 @@ class StableDiffusion3Text(PresetEncoder):
         pooled = ops.concatenate([made["clip_l_pooled"], made["clip_g_pooled"]], axis=-1)  # (B, P)
         return {"sequence": sequence, "mask": ops.ones_like(sequence[..., 0]), "pooled": pooled}
 
-    def probe(self, text: str) -> np.ndarray:
+    def probe(self) -> np.ndarray:
         """ "pooled", and the mean of "sequence" over the positions of each half: (P + 2 D,)."""
-        made = self(self.tokenize([text]))
+        made = self(self.tokenize([self.probe_input()]))
         halves = [ops.mean(part, axis=1) for part in ops.split(made["sequence"], [self._lengths[0]], axis=1)]
         whole = ops.concatenate([made["pooled"], *halves], axis=-1)
         return np.asarray(ops.convert_to_numpy(ops.cast(whole, "float32")))[0]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from kgen.backend.quiet import quiet_tensorflow
 from kgen.errors import ConfigError, PluginError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+
+LEVEL = "3"
+"""The value of TF_CPP_MIN_LOG_LEVEL that turns messages off. TensorFlow still prints some while it is loaded."""
 
 
 def load_backend() -> str:
@@ -42,7 +47,11 @@ def load_backend() -> str:
 def select_backend() -> str:
     """Sets KERAS_BACKEND to the environment's choice, else to that of ~/.keras/keras.json, else to an installed one.
 
-    Keras writes keras.json by itself, so kgen ignores a backend named there that is not installed.
+    Call it before anything imports Keras, which would look for TensorFlow even where only PyTorch or JAX is installed.
+    Keras writes keras.json by itself, so a backend named there is ignored if it is not installed.
+
+    Returns:
+        The name of the backend: "tensorflow", "jax" or "torch".
 
     Raises:
         ConfigError: the environment names a backend that kgen cannot use.
@@ -79,3 +88,38 @@ def _settings() -> Path:
 def installed(backend: str) -> bool:
     """Whether a backend is installed. It may still fail to import."""
     return importlib.util.find_spec(backend) is not None
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Discards the output of native code to stderr during the first import of Keras. Exceptions pass unchanged.
+
+    It does nothing if Keras or TensorFlow has been imported, if another backend is selected, or if TF_CPP_MIN_LOG_LEVEL
+    enables messages.
+    """
+    loaded = {"keras", "tensorflow"} & set(sys.modules)
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if not loaded and chosen == "tensorflow" and os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", LEVEL) == LEVEL:
+        with _silent_stderr():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,80 @@
+"""The pages of the lecture run, at a tiny size, and their two languages have the same code, formulas and figure."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from pages import DOCS, blocks, commands, examples, prose
+
+pytestmark = pytest.mark.portable
+
+LECTURE = DOCS / "lecture"
+NAMES = sorted(path.stem for path in LECTURE.glob("en/*.md"))
+MAX_FIGURE = 60_000
+"""Largest size of a figure, in bytes."""
+
+TINY: dict[str, dict[str, Any]] = {
+    "02-vae": {"SIZE": 16, "IMAGES": 16, "STEPS": 1, "WIDTH": 8},
+}
+"""The sizes at which a page is tested, in place of those in its first cell."""
+
+
+def page(name: str, language: str = "en") -> str:
+    """The text of a page."""
+    return (LECTURE / language / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_exist_in_both_languages_and_are_listed() -> None:
+    for language in ("en", "zh"):
+        assert sorted(path.stem for path in LECTURE.glob(f"{language}/*.md")) == NAMES
+        listed = re.findall(rf"\]\({language}/([^)]+)\.md\)", (LECTURE / "index.md").read_text(encoding="utf-8"))
+        assert listed == NAMES
+    assert sorted(TINY) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_languages_differ_only_in_their_text(name: str) -> None:
+    english, chinese = page(name), page(name, "zh")
+    assert [*blocks(english)] == [*blocks(chinese)] and [*commands(english)] != []
+    for pattern in (r"^\$\$.*?^\$\$", r"^---.*?^---", r"!\[[^]]*\]\(.*?\)", r"^#+(?= )"):
+        found = [re.findall(pattern, prose(text), re.MULTILINE | re.DOTALL) for text in (english, chinese)]
+        assert found[0] != [] and [re.sub(r"\[.*?\]", "", each) for each in found[0]] == [
+            re.sub(r"\[.*?\]", "", each) for each in found[1]
+        ]
+    assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figure_is_shown_and_small(name: str) -> None:
+    assert f"](../figures/{name}.png)" in page(name)
+    assert (LECTURE / f"figures/{name}.png").stat().st_size <= MAX_FIGURE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jupytext_reads_the_cells_that_are_tested(name: str) -> None:
+    import jupytext
+
+    notebook = jupytext.reads(page(name), fmt="md")
+    sources = [f"{cell.source}\n" for cell in notebook.cells if cell.cell_type == "code"]
+    assert sources == examples(page(name), "python")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_runs_and_makes_its_figure(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    sizes, *cells = examples(page(name), "python")
+    assert all(isinstance(statement, ast.Assign) for statement in ast.parse(sizes).body), "the first cell holds sizes"
+    names: dict[str, Any] = {}
+    exec(sizes, names)
+    assert set(TINY[name]) <= set(names)
+    names.update(TINY[name])
+    for number, cell in enumerate(cells, start=2):
+        exec(compile(cell, f"{name}.md, cell {number}", "exec"), names)
+    matplotlib.pyplot.close("all")
+    assert [path.name for path in tmp_path.glob("*.png")] == [f"{name}.png"]
