@@ -10,9 +10,9 @@ too.
 "train": the text encoder, the U-Net and the autoencoder are in memory, as in stable-diffusion-v1-lora.yaml, with the
 same LoRA. A batch is one image, whose latent and condition are given, because a run caches them.
 
-"decode": the autoencoder alone decodes one latent, as `kgen generate` does: as a whole, and in tiles.
+"decode": the autoencoder alone decodes one latent, by the program of `kgen generate`: as a whole, and in tiles.
 
-Needs the packages diffusers, transformers and torch, and kgen-plugin-diffusers, -diffusion, -clip and -text.
+Needs the packages diffusers, transformers and torch, and kgen-plugin-diffusers, -diffusion and -clip.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ TRAINING = [
     {"precision": precision, "remat": remat} for remat in (True, False) for precision in ("mixed_bfloat16", "float32")
 ]
 """The variants of the training. Those that need least come first."""
-
-FACTOR = 8
-"""Height and width of an image over those of its latent."""
-
 
 # ---- the models -----------------------------------------------------------------------------------------------------
 
@@ -156,25 +152,25 @@ def measure_training(folder: Path, size: int, steps: int, precision: str, remat:
 
 
 def measure_decoding(folder: Path, size: int, tile: int) -> list[float]:
-    """Decodes a latent of a generator that costs nothing; `tile` 0: as a whole.
+    """Decodes a random latent; `tile` 0: as a whole.
 
     Returns:
         The memory before the decoding, its peak until then, and its peak in the end, in MiB; the seconds; and the
         standard deviation of the pixels.
     """
     import kgen
+    from kgen.backend.compiled import Compiled
     from kgen.backend.memory import peak_memory
 
-    network = {"kind": "dit", "patch": 16, "width": 8, "depth": 1, "heads": 1}
-    pipeline = kgen.assemble(
-        encoder="none",
-        generator={"name": "diffusion/diffusion", "network": network},
-        decoder={"name": "diffusers/autoencoder-kl", "pretrained": str(folder)},
-        image_space=(size, size, 3),
-    )
-    before, loaded, began = resident(), float(peak_memory()), time.perf_counter()
+    choice = {"name": "diffusers/autoencoder-kl", "pretrained": str(folder)}
+    space = kgen.Space("continuous", (size, size, 3))
+    decoder = kgen.make_decoder(choice, space, kgen.ConditionSpace(1, 1))
+    decoder.build(None)
     options = {"tile": tile} if tile else {}
-    images = pipeline.generate([""], sampler="ddim", steps=1, decoder=options)
+    program = Compiled(lambda batch: decoder.decode(batch["latent"], {}, {}, **options), [decoder])
+    latent = np.random.default_rng(0).normal(size=(1, *decoder.latent_space.shape)).astype("float32")
+    before, loaded, began = resident(), float(peak_memory()), time.perf_counter()
+    images = program.run({"latent": latent}, 1, 1)
     return [before, loaded, float(peak_memory()), time.perf_counter() - began, float(images.std())]
 
 

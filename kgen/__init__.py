@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
+    from kgen.plugins.models import find_run, installed_models
     from kgen.previews import show_step, watch_steps
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.reporting.sheets import require_png, save_sheet
@@ -76,6 +77,8 @@ _LAZY = {
     "record_levels": "kgen.pipeline.levels",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
+    "find_run": "kgen.plugins.models",
+    "installed_models": "kgen.plugins.models",
     "save": "kgen.parts.saving",
     "init_weights": "kgen.parts.initial",
     "freeze": "kgen.parts.freezing",
@@ -173,12 +176,14 @@ __all__ = [
     "cached_arrays",
     "convert_lora",
     "decoding_options",
+    "find_run",
     "freeze",
     "freeze_layer",
     "hookimpl",
     "image_embedder",
     "init_lora",
     "init_weights",
+    "installed_models",
     "is_static",
     "latents_of",
     "load",

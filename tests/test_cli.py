@@ -22,18 +22,18 @@ from kgen.generation.output import slug
 
 COMMANDS = [
     *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema", "export", "import"),
-    *("init", "doctor", "data check", "plugins list", "plugins show", "plugins new"),
+    *("init", "doctor", "data check", "plugins list", "plugins show", "plugins new", "models list", "models pack"),
 ]
 
 
 # ---- what needs no framework ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "data", "plugins", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "data", "plugins", "models", *COMMANDS])
 def test_every_command_has_help(kgen, command: str) -> None:
     outcome = kgen(*command.split(), "--help", COLUMNS="200")
     assert outcome.status == 0 and "Usage: kgen" in outcome.out and not outcome.err
-    if command not in ("data", "plugins"):
+    if command not in ("data", "plugins", "models"):
         assert f"Example: kgen {command}".strip() in outcome.out
 
 

@@ -58,3 +58,10 @@ def test_jax_computes_nothing() -> None:
     layers = Layers()
     create_weights(layers, ops.ones((2, 5, 3)))
     assert float(layers.count.value) == 0.0
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch records gradients outside of training")
+def test_pytorch_keeps_nothing_for_gradients() -> None:
+    layers = Layers()
+    assert not any(value.requires_grad for value in create_weights(layers, ops.ones((2, 5, 3))).values())
+    assert all(value.requires_grad for value in layers(ops.ones((2, 5, 3))).values())

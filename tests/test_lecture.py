@@ -18,8 +18,16 @@ NAMES = sorted(path.stem for path in LECTURE.glob("en/*.md"))
 MAX_FIGURE = 60_000
 """Largest size of a figure, in bytes."""
 
+NOT_MADE = {"03-flow", "04-diffusion", "05-gan"}
+"""Pages whose figure nobody has made at full size yet, so that they do not show it."""
+
 TINY: dict[str, dict[str, Any]] = {
-    "02-vae": {"SIZE": 16, "IMAGES": 16, "STEPS": 1, "WIDTH": 8},
+    "01-goal": {"IMAGES": 40},
+    "02-vae": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8},
+    "03-flow": {"IMAGES": 16, "STEPS": 1, "WIDTH": 8, "COUPLINGS": 2},
+    "04-diffusion": {"IMAGES": 16, "STEPS": 1, "WIDTH": 16},
+    "05-gan": {"IMAGES": 16, "STEPS": [1, 2], "WIDTH": 4},
+    "06-differences": {"WIDTH": 8, "TIMED": 1},
 }
 """The sizes at which a page is tested, in place of those in its first cell."""
 
@@ -43,16 +51,29 @@ def test_the_languages_differ_only_in_their_text(name: str) -> None:
     assert [*blocks(english)] == [*blocks(chinese)] and [*commands(english)] != []
     for pattern in (r"^\$\$.*?^\$\$", r"^---.*?^---", r"!\[[^]]*\]\(.*?\)", r"^#+(?= )"):
         found = [re.findall(pattern, prose(text), re.MULTILINE | re.DOTALL) for text in (english, chinese)]
-        assert found[0] != [] and [re.sub(r"\[.*?\]", "", each) for each in found[0]] == [
-            re.sub(r"\[.*?\]", "", each) for each in found[1]
-        ]
+        assert found[0] != [] or (pattern.startswith("!") and name in NOT_MADE)
+        first, second = ([re.sub(r"\[.*?\]", "", each) for each in every] for every in found)
+        assert first == second
     assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > 300
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_site_can_show_every_formula(name: str) -> None:
+    """A command that the conversion does not know would stay in the MathML as it is."""
+    from formulas import with_mathml
+
+    for language in ("en", "zh"):
+        shown = with_mathml(page(name, language))
+        formulas = re.findall(r"<math.*?</math>", shown, re.DOTALL)
+        assert formulas != [] and [formula for formula in formulas if "\\" in formula] == []
+        assert "$" not in prose(shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_figure_is_shown_and_small(name: str) -> None:
-    assert f"](../figures/{name}.png)" in page(name)
-    assert (LECTURE / f"figures/{name}.png").stat().st_size <= MAX_FIGURE
+    assert (f"](../figures/{name}.png)" in page(name)) == (name not in NOT_MADE)
+    if name not in NOT_MADE:
+        assert (LECTURE / f"figures/{name}.png").stat().st_size <= MAX_FIGURE
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -80,7 +80,7 @@ def test_two_stages_leave_two_trainings(done: Path) -> None:
     assert 0.5 < manifest["scores"]["latent deviation"] < 2
     assert (done / "decoder" / "samples" / "final.png").is_file()
     report = (done / "report.html").read_text()
-    assert "latent deviation" in report and "PSNR" in report
+    assert "latent deviation" in report and "PSNR" in report and "<td>training of the decoder</td>" in report
     assert "Images over time" not in report  # none were asked for
     pipeline = load(done)
     assert pipeline.generator.space == pipeline.decoder.latent_space

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from kgen.errors import ConfigError
@@ -70,20 +71,31 @@ def new_plugin(name: str, kind: str, folder: Path) -> Path:
 
 def check_name(name: str) -> None:
     """Raises ConfigError if a plugin cannot have this name, or if an installed plugin has it."""
-    if name.startswith(PREFIX) and NAME.fullmatch(name.removeprefix(PREFIX)):
-        raise ConfigError(f"give the name without '{PREFIX}': {name.removeprefix(PREFIX)}")
-    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME].strip("-")
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise ConfigError(
-            f"a plugin's name is lower case letters and digits, with '-' between words, begins with a letter, and has "
-            f"at most {MAX_NAME} characters; it is not {name!r}{hint}"
-        )
+    check_form(name, "plugin", PREFIX)
     found = registry()
     taken = {origin.namespace: origin.release for origin in (*found.plugins, *found.broken)}
     taken |= {component.origin.namespace: component.origin.release for component in found.components.values()}
     if name in taken:
         raise ConfigError(f"there is a plugin '{name}' already ({taken[name]}): choose another name")
+
+
+def check_form(name: str, what: str, prefix: str) -> None:
+    """Raises ConfigError if a plugin or a model cannot have this name.
+
+    Args:
+        name: The name.
+        what: "plugin" or "model".
+        prefix: What comes before the name in the name of the distribution.
+    """
+    if name.startswith(prefix) and NAME.fullmatch(name.removeprefix(prefix)):
+        raise ConfigError(f"give the name without '{prefix}': {name.removeprefix(prefix)}")
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME].strip("-")
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise ConfigError(
+            f"a {what}'s name is lower case letters and digits, with '-' between words, begins with a letter, and has "
+            f"at most {MAX_NAME} characters; it is not {name!r}{hint}"
+        )
 
 
 def render(template: Path, name: str, kind: str) -> dict[str, str]:
@@ -103,9 +115,17 @@ def render(template: Path, name: str, kind: str) -> dict[str, str]:
         YOUR_NAME: name,
         YOUR_KIND: kind,
     }
+    return _filled(texts, words)
 
+
+def filled_files(template: Path, words: Mapping[str, str]) -> dict[str, str]:
+    """The files of a template by their paths, as texts, in which other words take the place of some."""
+    return _filled(_files(template), words)
+
+
+def _filled(texts: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
     def filled(text: str) -> str:
-        return re.sub("|".join(words), lambda found: words[found[0]], text)
+        return re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], text)
 
     return {filled(path): filled(text) for path, text in texts.items()}
 

@@ -16,6 +16,7 @@ from kgen.cli.commands import (
     data,
     evaluate,
     generate,
+    models,
     plugins,
     reconstruct,
     run,
@@ -49,6 +50,7 @@ for _module in (
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
 app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(models.app, name="models")
 
 
 def _print_version(wanted: bool) -> None:

@@ -37,7 +37,10 @@ Settings = Annotated[
 ChangedData = Annotated[
     bool, typer.Option("--changed-data", help="Continue even if images or captions have changed since the run began.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, which 'kgen run' created.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, which 'kgen run' created, or the name of an installed model."),
+]
 
 
 WIDE = 200
@@ -155,20 +158,24 @@ def require_single(image: Path) -> None:
     images.require_single(image)
 
 
-def require_directory(run: Path) -> None:
-    """Checks that a run directory exists and that its plugins are installed.
+def require_run(run: Path) -> Path:
+    """The directory of a run, or of the installed model of that name, whose plugins are installed.
 
     Raises:
-        RunError: there is no such directory; the message names the existing ones.
-        PluginError: a plugin that the run needs is missing.
+        RunError: there is no such directory; the message names the existing ones, and the installed models.
+        PluginError: a plugin that the run needs is missing, or the installed model cannot be used.
     """
+    from kgen.plugins.models import find_run, installed_models
+
+    run = find_run(run)
     if run.is_dir():
         from kgen.experiments.directory import RunDirectory
 
         RunDirectory(run).require_plugins()
-        return
+        return run
     if run.exists():
         raise RunError(f"{run} is a file: give a run directory that 'kgen run' made")
     others = sorted(str(found.parent) for found in run.parent.glob("*/manifest.json"))
     there = f"existing runs are {', '.join(others)}" if others else "train one with 'kgen run CONFIG'"
+    there += f"; installed models are {', '.join(installed_models())}" if installed_models() else ""
     raise RunError(f"there is no run directory {run}: {there}")

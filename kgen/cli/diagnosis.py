@@ -27,6 +27,7 @@ from kgen.errors import KgenError
 from kgen.plugins.commands import find_commands
 from kgen.plugins.discovery import CORE, DISABLE, registry
 from kgen.plugins.hookspecs import API
+from kgen.plugins.models import installed_models
 from kgen.plugins.registry import KINDS, Provenance
 
 VARIABLES = ("KERAS_BACKEND", "KERAS_HOME", "KGEN_CACHE", DISABLE, "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
@@ -68,6 +69,7 @@ def diagnose(taken: Collection[str]) -> Report:
     _packages(report)
     _backends(report, chosen)
     _plugins(report, taken)
+    _models(report)
     _settings(report, chosen)
     return report
 
@@ -204,6 +206,13 @@ def _plugins(report: Report, taken: Collection[str]) -> None:
     report.problems += [f"{component} is refused: {reason}" for component, reason in found.refused.items()]
     report.problems += find_commands(taken)[1].values()
     report.lines.append("")
+
+
+def _models(report: Report) -> None:
+    found = installed_models().values()
+    lines = [f"  {m.distribution} {m.version} ({m.name}): {'does not work' if m.fault else 'works'}" for m in found]
+    report.lines += ["Models:", *(lines or ["  none is installed"]), ""]
+    report.problems += [f"the {model} cannot be used: {model.fault}" for model in found if model.fault]
 
 
 def _contents(origin: Provenance) -> str:

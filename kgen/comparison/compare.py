@@ -24,6 +24,7 @@ from kgen.parts.description import PipelineDescription, read_description
 from kgen.parts.saving import PIPELINE
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
+from kgen.plugins.models import find_run
 from kgen.reporting.sheets import matrix, save_png
 
 MAX_PROMPTS = 8
@@ -71,7 +72,7 @@ def compare(
         ConfigError: the images of the runs have different sizes; `steps` are given, but a run has no metric; or `out`
             cannot be written to, or contains other files of the same names.
     """
-    directories = [RunDirectory(path) for path in paths]
+    directories = [RunDirectory(find_run(path)) for path in paths]
     for directory in directories:
         directory.require_run()
     names = _names(directories)

@@ -26,7 +26,7 @@ class InitConfig(Section):
     model_config = pydantic.ConfigDict(populate_by_name=True)
 
     source: str = Field(alias="from")
-    """A run directory, a folder that `kgen.save` wrote, or a file of weights."""
+    """A run directory, a folder that `kgen.save` wrote, the name of an installed model, or a file of weights."""
     include: Patterns = ("*",)
     """Patterns of the weights to load."""
     exclude: Patterns = ()

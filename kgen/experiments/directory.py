@@ -21,6 +21,7 @@ from kgen.experiments.manifest import Manifest
 from kgen.plugins.discovery import registry
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate
+from kgen.plugins.models import is_installed
 from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
 from kgen.storage.json_file import check_json, read_json
@@ -171,6 +172,8 @@ class RunDirectory:
             raise RunError(f"{self.path} is a link to {self.path.readlink()}, which does not exist: {OTHER}")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: {OTHER}")
+        if is_installed(self.path):
+            raise RunError(f"{self.path} belongs to an installed model, into which kgen writes nothing: {OTHER}")
         try:
             names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
         except OSError as error:

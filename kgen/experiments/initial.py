@@ -26,6 +26,7 @@ from kgen.parts.saving import decoder_weights, encoder_weights, saved_weights, w
 from kgen.parts.sources import WeightSource, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.migrations import positions_became_paths
+from kgen.plugins.models import find_run
 from kgen.storage.weights import STAGES, Arrays, Variables
 
 PARTS = ("encoder", "generator")
@@ -185,7 +186,7 @@ def _initial_assets(key: str, sources: Sequence[InitConfig], encoder: Encoder, s
     for source in sources:
         if takes_assets(source.include, source.exclude):
             with _naming(key):
-                if load_assets(encoder, WeightSource(Path(source.source), stages)):
+                if load_assets(encoder, WeightSource(find_run(source.source), stages)):
                     return True
     return False
 
@@ -201,7 +202,7 @@ def _load(
     loaded: list[tuple[WeightSource, InitialWeights]] = []
     with _naming(key):
         for source in sources:
-            found = WeightSource(Path(source.source), stages)
+            found = WeightSource(find_run(source.source), stages)
             made = assign_weights(weights, found, source.include, source.exclude, migrate, encoder)
             for other, before in loaded:
                 if twice := sorted({*made.taken} & {*before.taken}):

@@ -8,6 +8,7 @@ Arguments that kgen supplies come first, by position. Options come after a ``*``
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -64,6 +65,11 @@ def option_model(function: Callable[..., Any], title: str) -> type[pydantic.Base
         TypeError: an option has a name that no option can have.
         NameError, PydanticUserError: an annotation cannot be used.
     """
+    return _made_once(function, title)
+
+
+@functools.lru_cache(maxsize=512)
+def _made_once(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
     for name in options(function):
         if name.startswith("_") or hasattr(pydantic.BaseModel, name):
             raise TypeError(f"'{name}' is a name that no option can have")

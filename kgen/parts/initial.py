@@ -11,6 +11,7 @@ from kgen.errors import RunError
 from kgen.parts.patterns import ALL, check_patterns, matches, select
 from kgen.parts.saving import Assembled, saved_weights, with_paths
 from kgen.parts.sources import ASSETS, WeightSource, check_assets, takes_assets
+from kgen.plugins.models import find_run
 from kgen.storage.weights import Arrays, Variables
 
 MAX_NAMED = 20
@@ -41,7 +42,8 @@ def init_weights(
     same in the pipeline and in the source. With the default `include`, a part that the source lacks does not change.
 
     Args:
-        source: A run directory, a folder that `kgen.save` wrote, or a file of weights such as a checkpoint.
+        source: A run directory, a folder that `kgen.save` wrote, the name of an installed model, or a file of weights
+            such as a checkpoint.
         include: Patterns of the paths to load. `*` stands for any characters, and a layer's path for all weights in it.
         exclude: Patterns of the paths not to load. "encoder/assets" stands for the encoder's assets, such as a
             vocabulary; unless they are excluded, they must be the same in the pipeline and in the source.
@@ -53,7 +55,7 @@ def init_weights(
         RunError: there are no weights, or some do not fit. The message names these, and no weight is assigned.
         ConfigError: a pattern matches nothing.
     """
-    weights, found = saved_weights(pipeline), WeightSource(Path(source))
+    weights, found = saved_weights(pipeline), WeightSource(find_run(source))
     return assign_weights(
         weights, found, include, exclude, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder
     )

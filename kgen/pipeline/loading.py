@@ -9,6 +9,7 @@ from typing import Any
 from kgen.parts.saving import restore
 from kgen.parts.steps import load_step
 from kgen.pipeline.model import Pipeline
+from kgen.plugins.models import find_run
 
 
 def load(path: str | Path, *, step: int | None = None, custom: Sequence[type[Any]] = ()) -> Pipeline:
@@ -18,7 +19,7 @@ def load(path: str | Path, *, step: int | None = None, custom: Sequence[type[Any
     continues a training.
 
     Args:
-        path: The folder, or a run directory, whose `model/` is read.
+        path: The folder; or a run directory, whose `model/` is read; or the name of an installed model.
         step: The step of a checkpoint that the run has kept, whose weights replace the final ones (their EMA, if the
             training has one); None: the final weights.
         custom: Classes of parts that no plugin has registered.
@@ -26,8 +27,10 @@ def load(path: str | Path, *, step: int | None = None, custom: Sequence[type[Any
     Raises:
         RunError: there is no pipeline, it is damaged, or the run has no checkpoint of that step.
         ConfigError: a plugin that it needs is missing.
+        PluginError: the installed model cannot be used.
     """
-    pipeline = restore(Pipeline, path, custom)
+    folder = find_run(path)
+    pipeline = restore(Pipeline, folder, custom)
     if step is not None:
-        load_step(pipeline, Path(path), step)
+        load_step(pipeline, folder, step)
     return pipeline

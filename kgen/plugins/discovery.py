@@ -61,7 +61,7 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
             if origin.namespace in disabled:
                 raise PluginError(f"disabled by {DISABLE}")
             _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
-            _check_requirement(entry_point.dist.requires or [], own.version)
+            check_requirement(entry_point.dist.requires or [], own.version)
             with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
                 plugin = entry_point.load()
                 _check_contract(plugin, origin)
@@ -105,7 +105,7 @@ def _owns_namespace(origin: Provenance) -> bool:
     return canonicalize_name(origin.distribution) == canonicalize_name(PREFIX + origin.namespace)
 
 
-def _check_requirement(requires: Iterable[str], version: str) -> None:
+def check_requirement(requires: Iterable[str], version: str) -> None:
     """Raises PluginError if a distribution requires another version of kgen.
 
     The requirement may name `kgen-core`, or `kgen`, which a plugin's author may write by mistake.

@@ -29,6 +29,7 @@ from kgen.pipeline.model import Pipeline
 from kgen.pipeline.prompts import check_number
 from kgen.plugins.discovery import Hooks, registry
 from kgen.plugins.faults import component_errors, reason
+from kgen.plugins.models import find_run
 from kgen.runs.evaluation_config import changed_config, united, with_metrics
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
@@ -126,7 +127,7 @@ def evaluate(
         OSError: the folder of `out` cannot be written to.
     """
     check_number("workers", workers)
-    directory = RunDirectory(path)
+    directory = RunDirectory(find_run(path))
     directory.require_run()
     with _output(directory, out) as file:
         whole = changed_config(directory, overrides)

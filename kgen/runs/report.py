@@ -37,7 +37,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         credit: The credit line that the license of the images requires.
     """
     manifest, rows = directory.read_manifest(*TRAINED), read_rows(directory.metrics)
-    timings = {name.replace("_seconds", ""): value for name, value in current_timings(manifest["timings"]).items()}
+    timings = _timings(directory, manifest["timings"]) | _input_wait(rows)
     page = render(
         "run.html",
         title=manifest["name"],
@@ -57,7 +57,8 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         ],
         skipped=manifest["data"].get("skipped", []),
         most_skipped=MAX_SKIPPED,
-        timings=list((timings | _input_wait(rows)).items()),
+        timings=list(timings.items()),
+        longest=max(timings.values(), default=0.0),
         speeds=_speeds(rows),
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
@@ -145,6 +146,16 @@ def _stages(directory: RunDirectory) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _timings(directory: RunDirectory, timings: Mapping[str, float]) -> dict[str, float]:
+    """The seconds of each part of the run: the trainings of encoder and decoder, then those in the manifest."""
+    trained = [kind for kind in STAGED if directory.stage(kind).read_manifest().get("finished")]
+    stages = {
+        f"training of the {kind}": directory.stage(kind).read_manifest("timings")["timings"]["training_seconds"]
+        for kind in trained
+    }
+    return stages | {name.replace("_seconds", ""): value for name, value in current_timings(timings).items()}
 
 
 def _over_time(directory: RunDirectory) -> list[Figure]:

@@ -49,6 +49,7 @@ from kgen.parts.trained import select_trained
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
+from kgen.plugins.models import find_run
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.encoder_stage import EncoderStage
@@ -312,7 +313,7 @@ def check(config: RunConfig) -> Pipeline:
 @component_errors()
 def open_config(path: str | Path) -> RunConfig:
     """Opens the configuration of a run, with every default. Raises RunError if this is not a run."""
-    directory = RunDirectory(path)
+    directory = RunDirectory(find_run(path))
     directory.require_run()
     return RunConfig.load(directory.config)
 
@@ -335,7 +336,7 @@ def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
     Raises:
         RunError: this is not a run, or nothing is trained yet.
     """
-    directory = RunDirectory(path)
+    directory = RunDirectory(find_run(path))
     directory.require_run()
     if directory.model.is_dir() or not directory.decoder_stage.model.is_dir():
         pipeline = load(directory.path)
@@ -359,7 +360,7 @@ def open_encoder(path: str | Path) -> Encoder:
     Raises:
         RunError: there is no run or saved pipeline, or nothing is trained yet.
     """
-    directory = RunDirectory(path)
+    directory = RunDirectory(find_run(path))
     stage = directory.encoder_stage
     if directory.model.is_dir() or not stage.model.is_dir():
         return load(directory.path).encoder

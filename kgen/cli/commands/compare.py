@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import log, plain_console, require_directory, require_text
+from kgen.cli.common import log, plain_console, require_run, require_text
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 
@@ -16,7 +16,9 @@ EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoder
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The directories of finished runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs, or names of installed models.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="The folder to write.")] = Path(
         "comparison"
     ),
@@ -38,8 +40,7 @@ def command(
     """Compare runs in one table and one page: their costs, their likelihoods, their scores and their images."""
     numbers = () if steps is None else _numbers(steps)
     require_text(prompts or ())
-    for run in runs:
-        require_directory(run)
+    runs = [require_run(run) for run in runs]
     from kgen.backend.selection import load_backend
 
     load_backend()

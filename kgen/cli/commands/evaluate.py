@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import ChangedData, parse_option, plain_console, require_directory
+from kgen.cli.common import ChangedData, log, parse_option, plain_console, require_run
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import require_free
@@ -61,7 +61,12 @@ Output = Annotated[
 
 
 def command(
-    target: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A run directory, or a folder of images.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FOLDER", help="A run directory, the name of an installed model, or a folder of images."
+        ),
+    ],
     reference: Annotated[
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="A folder of reference images, if the first is a folder of images."),
@@ -78,23 +83,23 @@ def command(
 
     Given two folders, compare the images of the first with those of the second.
     """
-    if output is not None:
-        _require_json(output)
     chosen = [_metric(text) for text in metrics or ()]
     overrides = [*(settings or ())]
     overrides += [f"evaluate.images={number}"] if number is not None and reference is None else []
     overrides += [f"evaluate.seeds={seeds}"] if seeds is not None else []
     if reference is None:
-        require_directory(target)
+        target = require_run(target)
         if not (target / "config.yaml").is_file():
             raise ConfigError(
                 f"{target} is not a run directory (it has no config.yaml). To score a folder of images, give a folder "
                 f"of reference images, too: kgen evaluate {target} FOLDER"
             )
+        output = _output(target, output)
         _print(_evaluate_run(target, overrides, chosen, output, workers, changed_data), folders=False)
     else:
         of_runs = {"--set": settings, "--seeds": seeds, "--workers": workers > 1, "--changed-data": changed_data}
         _require_folders(target, reference, of_runs)
+        _require_json(output)
         _print(_evaluate_folders(target, reference, chosen, number, output), folders=True)
 
 
@@ -167,7 +172,20 @@ def _metric(text: str) -> Any:
     return value
 
 
-def _require_json(path: Path) -> None:
+def _output(run: Path, given: Path | None) -> Path | None:
+    """The file for the results; None: that of the run. Those of an installed model go to the current folder."""
+    from kgen.plugins.models import is_installed
+
+    output = Path(f"{run.name}-evaluation.json") if given is None and is_installed(run) else given
+    _require_json(output)
+    if output != given:
+        log(f"the results of an installed model are written to {output}")
+    return output
+
+
+def _require_json(path: Path | None) -> None:
+    if path is None:
+        return
     if path.suffix.lower() != ".json":
         raise ConfigError(f"--output {path}: must end with '.json'")
     require_free(path)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_text
+from kgen.cli.common import RunArgument, log, require_run, require_text
 from kgen.generation.request import ImageRequest
 from kgen.reporting.plain import printable
 
@@ -104,9 +104,8 @@ def command(
     if not prompts and not blend:
         raise typer.BadParameter("give one; or blend two --image by --blend 0.5", param_hint="PROMPT")
     require_text(prompts or [])
-    require_directory(run)
     request = ImageRequest(
-        run=run,
+        run=require_run(run),
         prompts=tuple(prompts or ()),
         number=number,
         seed=seed,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_single
+from kgen.cli.common import RunArgument, log, require_run, require_single
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
@@ -22,7 +22,7 @@ def command(
     ),
 ) -> None:
     """Encode and decode images with the decoder of a run; write a sheet of originals and reconstructions."""
-    require_directory(run)
+    run = require_run(run)
     for image in images:
         require_single(image)
     from kgen.reporting.sheets import require_png

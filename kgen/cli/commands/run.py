@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kgen.cli.common import ChangedData, Settings, load_config, log, require_directory
+from kgen.cli.common import ChangedData, Settings, load_config, log, require_run
 from kgen.errors import RunError
 
 Stage = Literal["encoder", "decoder"]
@@ -43,7 +43,7 @@ def command(
         config = config / "config.yaml"
         if not config.is_file():
             raise RunError(f"{config.parent} is a folder, but no run: give a run file or a run directory")
-        require_directory(config.parent)
+        require_run(config.parent)
     checked = load_config(config, settings or ())
     from kgen.cli.progress import progress_reporter
     from kgen.runs.run import run

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_single, require_text
+from kgen.cli.common import RunArgument, log, require_run, require_single, require_text
 from kgen.errors import ConfigError
 from kgen.storage.ownership import require_free
 
@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Enlarge images with the super-resolution decoder of a run, whose latents are small images."""
     require_text([prompt])
-    require_directory(run)
+    run = require_run(run)
     for image in images:
         require_single(image)
     targets = _targets(images, output)

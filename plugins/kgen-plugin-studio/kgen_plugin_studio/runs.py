@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kgen import KgenError, RunError, read_json
+from kgen import KgenError, RunError, find_run, installed_models, read_json
 
 DEFAULT = Path("runs")
 """The folder in which `kgen run` makes run directories."""
@@ -22,18 +22,23 @@ def find_runs(given: Sequence[Path]) -> dict[str, Path]:
     """The run directories by the names that the page shows: their paths.
 
     Args:
-        given: Run directories, or folders that `kgen.save` wrote; empty: all runs in the folder `runs`.
+        given: Run directories, folders that `kgen.save` wrote, or names of installed models; empty: all runs in the
+            folder `runs`, and all installed models.
 
     Raises:
         RunError: a directory is missing, or there is no run.
+        PluginError: an installed model cannot be used.
     """
-    for run in given:
+    found = {str(run): find_run(run) for run in given}
+    for run in found.values():
         if not run.is_dir():
             raise RunError(f"there is no run directory {run}: 'kgen studio' without a RUN shows all runs in {DEFAULT}/")
-    found = list(given) or sorted({file.parent for name in MARKS for file in DEFAULT.glob(f"*/{name}")})
+    if not given:
+        found = {str(run): run for run in sorted({file.parent for name in MARKS for file in DEFAULT.glob(f"*/{name}")})}
+        found |= {name: model.folder for name, model in installed_models().items() if not model.fault}
     if not found:
         raise RunError(f"there is no run in {DEFAULT}/: train one with 'kgen run quickstart', or give a RUN")
-    return {str(run): run for run in found}
+    return found
 
 
 def report_of(run: Path) -> Path:

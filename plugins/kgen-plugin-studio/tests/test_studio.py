@@ -16,6 +16,7 @@ from kgen_plugin_studio.uploads import keep_image, keep_mask
 from PIL import Image
 
 import kgen
+from kgen.plugins.models import InstalledModel
 
 pytestmark = pytest.mark.portable
 
@@ -78,6 +79,8 @@ def test_only_changed_fields_become_settings() -> None:
 
 def test_runs_are_those_that_are_given_or_those_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    models: dict[str, InstalledModel] = {}
+    monkeypatch.setattr("kgen_plugin_studio.runs.installed_models", lambda: models)
     with pytest.raises(kgen.RunError, match="there is no run in runs/"):
         find_runs([])
     for name in ("b", "a"):
@@ -86,6 +89,9 @@ def test_runs_are_those_that_are_given_or_those_in_the_folder(tmp_path: Path, mo
     assert list(find_runs([])) == ["runs/a", "runs/b"] and list(find_runs([Path("runs/b")])) == ["runs/b"]
     with pytest.raises(kgen.RunError, match="there is no run directory runs/c"):
         find_runs([Path("runs/c")])
+    models |= {"emoji": InstalledModel("emoji", "kgen-model-emoji", "1.0", tmp_path / "emoji")}
+    models |= {"broken": InstalledModel("broken", "kgen-model-broken", "1.0", tmp_path / "broken", "it is damaged")}
+    assert find_runs([]) == {"runs/a": Path("runs/a"), "runs/b": Path("runs/b"), "emoji": tmp_path / "emoji"}
 
 
 def test_a_painted_image_becomes_an_image_and_a_mask(studio: Studio, run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory
+from kgen.cli.common import RunArgument, log, require_run
 
 EXAMPLE = "Example: kgen average runs/emoji --std 0.15"
 
@@ -35,7 +35,7 @@ def command(
 
     The run must have kept snapshots of two averages: 'fit.ema: {std: [0.05, 0.1]}'. 'kgen generate' reads the model.
     """
-    require_directory(run)
+    run = require_run(run)
     from kgen.backend.selection import load_backend
 
     load_backend()

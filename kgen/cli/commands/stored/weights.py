@@ -15,7 +15,10 @@ EXAMPLE = "Example: kgen weights runs/quickstart 'generator/*/kernel'"
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run directory, a saved pipeline, or a file of weights.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run directory, a saved pipeline, an installed model, or a file of weights."
+        ),
     ],
     patterns: Annotated[
         list[str] | None,
@@ -26,9 +29,10 @@ def command(
 ) -> None:
     """List the paths and shapes of weights, as `init`, `fit.frozen` and `fit.trainable` in run files use them."""
     from kgen.parts.patterns import ALL, check_patterns, select
+    from kgen.plugins.models import find_run
     from kgen.storage.weights import find_weights, read_shapes
 
-    shapes = read_shapes(find_weights(source))
+    shapes = read_shapes(find_weights(find_run(source)))
     check_patterns("PATTERN", patterns or [], shapes)
     chosen = select(shapes, patterns or ALL, [])
     width = max(map(len, chosen))
