@@ -27,17 +27,22 @@ class Compiled(keras.Model):  # type: ignore[misc]
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
         loops: Whether the function takes several consecutive steps, which XLA makes faster also on a CPU.
+        calls_host: Whether the function uses `call_on_host`.
     """
 
     def __init__(
-        self, function: Callable[[Any], Any], layers: Sequence[keras.layers.Layer], loops: bool = False
+        self,
+        function: Callable[[Any], Any],
+        layers: Sequence[keras.layers.Layer],
+        loops: bool = False,
+        calls_host: bool = False,
     ) -> None:
         super().__init__(autocast=False)
         self.parts = list(layers)
         object.__setattr__(self, "function", function)  # keeps Keras from wrapping it
         object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
-        self.compile(jit_compile=compile_sampling(2 if loops else 1))
+        self.compile(jit_compile=compile_sampling(2 if loops else 1, calls_host))
 
     def call(self, batch: Any) -> Any:
         return self.function(batch)
@@ -111,6 +116,26 @@ def _stateless(
 
     compiled = jax.jit(called)
     return lambda batch: compiled(values, batch)
+
+
+def call_on_host(function: Callable[[np.ndarray], None], value: Tensor) -> None:
+    """Calls a Python function with an array whenever a program computes it, in the order of the computations.
+
+    Args:
+        function: The function, which another thread may call.
+        value: The tensor.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.experimental import io_callback
+
+        io_callback(lambda array: function(np.asarray(array)), None, value, ordered=True)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.py_function(lambda tensor: function(tensor.numpy()), [value], [])
+    else:
+        function(keras.ops.convert_to_numpy(value))
 
 
 def repeated(value: float | Sequence[float], count: int) -> np.ndarray:

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.backend.compiled import Compiled, repeated
+from kgen.backend.compiled import Compiled, call_on_host, repeated
 from kgen.backend.stream import Batch
+from kgen.contracts.capabilities import sampling_steps
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
@@ -19,9 +20,12 @@ from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options import check_options
 from kgen.options.static import Numbers
 from kgen.pipeline.guides import LoadedGuide
-from kgen.pixels import floats
+from kgen.pixels import floats, to_uint8
+from kgen.previews import Listener, current_listener, showing
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
+
+Tensor = Any
 
 
 class Sampler:
@@ -38,6 +42,7 @@ class Sampler:
         loops: Whether an image takes several consecutive steps.
         guide: Another model that guides the generator.
         latents: Whether to return the latents, without decoding them.
+        watched: Whether the steps are shown to a listener: see `kgen.watch_steps`.
     """
 
     def __init__(
@@ -51,8 +56,12 @@ class Sampler:
         loops: bool,
         guide: LoadedGuide | None = None,
         latents: bool = False,
+        watched: bool = False,
     ) -> None:
         self.latents = latents
+        self.watched = watched
+        self._listener: Listener | None = None
+        self._count = 0
         self.guide = guide
         self.encoder = encoder
         self.generator = generator
@@ -61,7 +70,7 @@ class Sampler:
         self.options = options, decoder_options
         self.parts: dict[str, Any] = {"encoder": encoder, "generator": generator, "decoder": decoder}
         self.parts |= {} if guide is None else guide.layers
-        self.program = Compiled(self._sample, list(self.parts.values()), loops)
+        self.program = Compiled(self._sample, list(self.parts.values()), loops, watched)
 
     def _sample(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (
@@ -75,12 +84,16 @@ class Sampler:
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
         source |= {"edit_mask": batch["edit_mask"]} if "edit_mask" in batch else {}
-        latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
-        if self.latents:
-            made = latent
-        else:
+
+        def decode(latent: Tensor) -> Tensor:
             images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-            made = ops.cast(images, "float32")
+            return ops.cast(images, "float32")
+
+        last = sampling_steps(type(self.decoder).decode, decoder_options) > 1  # whether the decoder shows its steps
+        with showing(None if last or not self.watched else lambda latent: self._show(decode(latent))):
+            latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
+        with showing(self._show if last and self.watched else None):
+            made = latent if self.latents else decode(latent)
         weights = ops.stack([_finite(part.weights) for part in self.parts.values()])  # (P,)
         numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
         return {
@@ -88,6 +101,14 @@ class Sampler:
             "finite": ops.all(ops.isfinite(numbers), axis=1),  # (B,), before clipping hides what is infinite
             "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(self.parts))),
         }
+
+    def _show(self, images: Tensor) -> None:
+        """Passes images in [-1, 1] to the listener, while the program runs."""
+        call_on_host(self._deliver, ops.cast(images, "float32"))
+
+    def _deliver(self, images: np.ndarray) -> None:
+        if self._listener is not None:
+            self._listener(to_uint8(images[: self._count]))
 
     def sample(
         self,
@@ -113,6 +134,7 @@ class Sampler:
             RunError: images, or weights of the pipeline, are not finite.
         """
         count = len(next(iter(batch["tokens"].values())))
+        self._listener, self._count = current_listener(), count
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
             batch[name] = {option: repeated(value, count) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
