@@ -118,24 +118,26 @@ def _stateless(
     return lambda batch: compiled(values, batch)
 
 
-def call_on_host(function: Callable[[np.ndarray], None], value: Tensor) -> None:
-    """Calls a Python function with an array whenever a program computes it, in the order of the computations.
+def call_on_host(function: Callable[..., None], *values: Tensor) -> None:
+    """Calls a Python function with arrays whenever a program computes them, in the order of the computations.
+
+    On JAX and TensorFlow, another thread makes the calls. The program must run on one device: see `batch_devices`.
 
     Args:
-        function: The function, which another thread may call.
-        value: The tensor.
+        function: The function; it receives an np.ndarray for each tensor.
+        values: The tensors.
     """
     backend = keras.backend.backend()
     if backend == "jax":
         from jax.experimental import io_callback
 
-        io_callback(lambda array: function(np.asarray(array)), None, value, ordered=True)
+        io_callback(lambda *arrays: function(*map(np.asarray, arrays)), None, *values, ordered=True)
     elif backend == "tensorflow":
         import tensorflow as tf
 
-        tf.py_function(lambda tensor: function(tensor.numpy()), [value], [])
+        tf.py_function(lambda *tensors: function(*(tensor.numpy() for tensor in tensors)), values, [])
     else:
-        function(keras.ops.convert_to_numpy(value))
+        function(*map(keras.ops.convert_to_numpy, values))
 
 
 def repeated(value: float | Sequence[float], count: int) -> np.ndarray:

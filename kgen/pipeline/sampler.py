@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.compiled import Compiled, call_on_host, repeated
+from kgen.backend.devices import batch_devices
 from kgen.backend.stream import Batch
-from kgen.contracts.capabilities import sampling_steps
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
@@ -43,6 +44,9 @@ class Sampler:
         guide: Another model that guides the generator.
         latents: Whether to return the latents, without decoding them.
         watched: Whether the steps are shown to a listener: see `kgen.watch_steps`.
+
+    Raises:
+        RunError: several devices share a batch of watched images.
     """
 
     def __init__(
@@ -58,10 +62,11 @@ class Sampler:
         latents: bool = False,
         watched: bool = False,
     ) -> None:
+        if watched and batch_devices() > 1:
+            raise RunError("kgen.watch_steps works on one device only: generate without a distribution")
         self.latents = latents
         self.watched = watched
         self._listener: Listener | None = None
-        self._count = 0
         self.guide = guide
         self.encoder = encoder
         self.generator = generator
@@ -89,10 +94,17 @@ class Sampler:
             images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
             return ops.cast(images, "float32")
 
-        last = sampling_steps(type(self.decoder).decode, decoder_options) > 1  # whether the decoder shows its steps
-        with showing(None if last or not self.watched else lambda latent: self._show(decode(latent))):
+        def show(images: Tensor) -> None:
+            call_on_host(self._deliver, ops.cast(images, "float32"), batch["row"])
+
+        def show_latent(latent: Tensor) -> None:
+            with showing(None):  # only the generator's steps are shown
+                show(decode(latent))
+
+        decoder_shows = _shows_steps(self.decoder, self.options[1])
+        with showing(show_latent if self.watched and not decoder_shows else None):
             latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
-        with showing(self._show if last and self.watched else None):
+        with showing(show if self.watched and decoder_shows else None):
             made = latent if self.latents else decode(latent)
         weights = ops.stack([_finite(part.weights) for part in self.parts.values()])  # (P,)
         numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
@@ -102,13 +114,10 @@ class Sampler:
             "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(self.parts))),
         }
 
-    def _show(self, images: Tensor) -> None:
-        """Passes images in [-1, 1] to the listener, while the program runs."""
-        call_on_host(self._deliver, ops.cast(images, "float32"))
-
-    def _deliver(self, images: np.ndarray) -> None:
+    def _deliver(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """Passes the images of a batch to the listener, without the padding, which begins again with the first row."""
         if self._listener is not None:
-            self._listener(to_uint8(images[: self._count]))
+            self._listener(to_uint8(images[rows - rows[0] == np.arange(len(rows))]))
 
     def sample(
         self,
@@ -134,7 +143,8 @@ class Sampler:
             RunError: images, or weights of the pipeline, are not finite.
         """
         count = len(next(iter(batch["tokens"].values())))
-        self._listener, self._count = current_listener(), count
+        if self.watched:
+            self._listener, batch["row"] = current_listener(), np.arange(count, dtype=np.int32)
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
             batch[name] = {option: repeated(value, count) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
@@ -176,6 +186,12 @@ def resized(generator: Generator, decoder: Decoder, size: Any) -> tuple[Generato
 def latent_type(space: Space) -> type[np.generic]:
     """The dtype of latents: int32 for tokens, else float32."""
     return np.int32 if space.kind == "tokens" else np.float32
+
+
+def _shows_steps(decoder: Decoder, options: dict[str, Any]) -> bool:
+    """Whether the steps of the decoder are shown, not those of the generator, which would cost all of them each."""
+    one, all_passes = (decoder.limit_passes(options, most) for most in (1, sys.maxsize))
+    return decoder.latent_is_embedding or one != all_passes
 
 
 def _finite(weights: Sequence[Any]) -> Any:

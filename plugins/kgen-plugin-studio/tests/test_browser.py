@@ -100,4 +100,5 @@ def test_a_prompt_becomes_the_images_of_the_command_line(page: Any, run: Path, t
         fill(page, "option-steps", "0")
         page.locator("#generate").click()
         assert "steps: must be greater than 0, got 0" in page.locator("#message .error").inner_text()
-        assert page.locator("#images img").count() == 0 and not page.locator("#facts").is_visible()
+        page.locator("#images img").first.wait_for(state="detached")
+        page.locator("#facts").wait_for(state="hidden")
