@@ -24,9 +24,7 @@ class Fading(kgen.Generator):
     def noise_spec(self, **options: Any) -> Mapping[str, kgen.NoiseSpec]:
         return {"start": kgen.NoiseSpec("normal", self.space.shape)}
 
-    def generate(
-        self, condition: Any, null_condition: Any, noise: Mapping[str, Any], *, steps: kgen.Steps = 3
-    ) -> Any:
+    def generate(self, condition: Any, null_condition: Any, noise: Mapping[str, Any], *, steps: kgen.Steps = 3) -> Any:
         def step(i: Any, x: Any) -> Any:
             kgen.show_step(0.5 * x)
             return 0.5 * x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,18 @@ def assembled(generator: dict[str, Any], decoder: str = "identity") -> kgen.Pipe
         image_space=kgen.Space("continuous", (8, 8, 3)),
         captions=["red heart", "blue star"],
     )
+
+
+@pytest.fixture
+def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Runs a command line of kgen in this process."""
+
+    def run(line: str) -> None:
+        from kgen.cli import main
+
+        monkeypatch.setattr("sys.argv", shlex.split(line))
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+
+    return run
