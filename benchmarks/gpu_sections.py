@@ -16,7 +16,7 @@ from gpu_timing import AT_START, Blocks, Sizes, repeated
 
 
 def load_keras() -> Any:
-    from kgen.cli.backend import load_backend
+    from kgen.backend.selection import load_backend
 
     load_backend()  # quietly
     import keras
