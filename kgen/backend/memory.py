@@ -49,7 +49,8 @@ def accelerator_memory(peak: bool = True) -> float | None:
     Returns:
         The memory in MiB; None if the process has no accelerator, or its backend does not count its memory.
     """
-    backend, found = keras.backend.backend(), None
+    backend = keras.backend.backend()
+    found: float | None = None
     if backend == "jax":
         import jax
 
