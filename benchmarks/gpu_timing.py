@@ -73,4 +73,4 @@ def repeated(job: Callable[[], object], sizes: Sizes, deadline: float) -> dict[s
     while True:
         job()
         if not blocks.end():
-            return {**blocks.result(1), "job": True}
+            return blocks.result(1)
