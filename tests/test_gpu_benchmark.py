@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kgen.backend.precision import precision
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.portable
@@ -62,6 +64,26 @@ def test_a_section_that_fails_or_is_skipped_has_a_line(monkeypatch: pytest.Monke
     failed = gpu.child("matmul", argparse.Namespace(tiny=False))
     assert list(gpu.lines_of("matmul", failed, None)) == ["| matmul | FAILED: it took more than 0.01 s | | | |"]
     assert sum(gpu.SECONDS.values()) <= 8 * 60
+
+
+def test_sections_of_small_networks_have_their_lines() -> None:
+    from gpu import lines_of
+    from gpu_sections import diffusion, matmul, tokens
+    from gpu_timing import TINY
+
+    with precision("float32"):  # which the sections change
+        deadline = time.monotonic() + 60.0
+        dit, of_tokens = diffusion("dit", TINY, deadline), tokens(TINY, deadline)
+        assert matmul(TINY, deadline)["flops"] > 0
+    assert dit["weights"] > 0
+    assert list(of_tokens) == [f"{kind}, {count} tokens" for count in (4, 16) for kind in ("AR", "NAR")]
+    for timed in (dit["training"], dit["sampling"], *of_tokens.values()):
+        assert timed["per second"] > 0 and (timed["warm-up"], timed["steps"]) == (1, TINY.blocks)
+    dit["training"]["per second"] = 6.0
+    first, second = lines_of("dit", {**dit, "flops": 5e9}, 60e9)  # 6 images/s of 5 GFLOP are half of 60 GFLOP/s
+    assert first == f"| dit: training, {dit['weights']:,} weights | 6.0 images/s | 0.500 | 1 | 2 |"
+    assert second.endswith(" images/s |  | 1 | 2 |")
+    assert len(list(lines_of("tokens", of_tokens, None))) == 4
 
 
 @pytest.mark.slow
