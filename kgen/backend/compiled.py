@@ -42,7 +42,8 @@ class Compiled(keras.Model):  # type: ignore[misc]
         object.__setattr__(self, "function", function)  # keeps Keras from wrapping it
         object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
-        self.compile(jit_compile=compile_sampling(2 if loops else 1, calls_host))
+        compilable = not calls_host or keras.backend.backend() != "tensorflow"  # XLA there cannot call Python
+        self.compile(jit_compile=compilable and compile_sampling(2 if loops else 1))
 
     def call(self, batch: Any) -> Any:
         return self.function(batch)

@@ -57,14 +57,12 @@ def compile_training() -> bool:
     return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and _tensorflow_gpu())
 
 
-def compile_sampling(steps: int = 1, calls_host: bool = False) -> bool:
+def compile_sampling(steps: int = 1) -> bool:
     """Whether XLA should compile sampling in `steps` consecutive steps.
 
     XLA makes TensorFlow's loops faster on a CPU, too: a token with a cache can take a tenth of the time. A single step
-    does not become faster. A program that calls Python functions (`call_on_host`) cannot be compiled by TensorFlow.
+    does not become faster.
     """
-    if calls_host and keras.backend.backend() == "tensorflow":
-        return False
     return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
 
 
