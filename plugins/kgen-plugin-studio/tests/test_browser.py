@@ -33,6 +33,13 @@ pytestmark = [
 
 TOKEN = "a8f5f167f44f4964"
 
+WATCH_IMAGES = """() => {
+  window.watched = new Set();
+  const look = () => document.querySelectorAll("#images img").forEach(image => watched.add(image.src));
+  new MutationObserver(look).observe(document.body, {childList: true, subtree: true, attributes: true});
+}"""
+"""Collects the addresses of all images that the page shows from now on."""
+
 TRAINING = """\
 data: {name: shapes, size: 16, count: 40, holdout: [purple square]}
 encoder: {name: text/bag, dim: 8}
@@ -101,7 +108,7 @@ def choose(page: Any, ident: str, name: str) -> None:
 def generate(page: Any) -> list[tuple[Path, bytes]]:
     """Clicks the button, and waits for new images: each file, with what the browser gets."""
     page.locator("#generate").click()
-    page.locator("#command").wait_for()
+    page.locator("#command").wait_for()  # which is hidden until the images are there
     page.locator("#images img").first.wait_for()
     lines = [shlex.split(line) for line in page.locator("#command .cm-line").all_inner_texts()]
     folders = [Path(words[words.index("-o") + 1]) for words in lines]
@@ -115,7 +122,7 @@ def generate(page: Any) -> list[tuple[Path, bytes]]:
 def test_a_prompt_becomes_the_images_of_the_command_line(
     page: Any, run: Path, tmp_path: Path, execute: Callable[[str], None]
 ) -> None:
-    with served(Studio({"tiny": run}, tmp_path)) as address:
+    with served(Studio({str(run): run}, tmp_path)) as address:
         page.goto(address)
         fill(page, "option-steps", "2")
         fill(page, "prompt", "red heart")
@@ -146,7 +153,10 @@ def test_runs_are_compared_side_by_side_and_a_token_opens_the_page(
         fill(page, "option-steps", "2")
         fill(page, "prompt", "red heart\nblue star")
         choose(page, "others", "other")
+        page.locator("#show-steps input").check()
+        page.evaluate(WATCH_IMAGES)
         files = [file for file, _ in generate(page)]
+        assert page.evaluate("watched.size") > len(files), "the images of the steps have other addresses"
         assert [file.parent.name for file in files] == ["0001-tiny", "0002-tokens"] * 2  # a row for each prompt
         assert [file.name for file in files[::2]] == ["0000-red-heart.png", "0001-blue-star.png"]
         assert page.locator("#images .caption-label").all_inner_texts() == ["tiny", "other"] * 2
@@ -251,4 +261,4 @@ def test_new_runs_appear_and_images_are_processed(
         page.locator("#image-files input[type=file]").set_input_files("orange.png")
         page.locator("#image-files").get_by_text("orange").first.wait_for()
         page.locator("#process").click()
-        page.locator(".studio-message.error", has_text="are not embeddings").wait_for()
+        page.locator(".studio-message.error", has_text="runs/second is not a run directory").wait_for()
