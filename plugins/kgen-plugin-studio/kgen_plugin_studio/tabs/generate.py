@@ -12,8 +12,9 @@ from PIL import Image
 from kgen import ImageRequest, KgenError
 from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
 from kgen_plugin_studio.studio import Outcome, Studio
-from kgen_plugin_studio.tabs.messages import command_box, shown
+from kgen_plugin_studio.tabs.messages import shown
 from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.tabs.sources import source_inputs
 
 
@@ -135,15 +136,7 @@ def _input(field: Field) -> gr.components.Component:
 def _results() -> list[gr.components.Component]:
     """The components that show an outcome: messages, images, metadata, command lines and files."""
     message = gr.HTML(elem_id="message")
-    gallery = gr.Gallery(
-        label="Images",
-        show_label=False,  # it would lie on the first image
-        columns=4,
-        object_fit="contain",
-        interactive=False,
-        elem_id="images",
-        buttons=["fullscreen"],
-    )
+    gallery = image_gallery("images")
     facts = gr.JSON(label="Metadata of the selected image", visible=False, elem_id="facts")
     command = command_box("The command that makes the same files", "command")
     files = gr.Files(label="Download", interactive=False, visible=False, elem_id="files")

@@ -11,8 +11,9 @@ from PIL import Image
 from kgen import ConfigError, KgenError
 from kgen_plugin_studio.image_commands import COMMANDS, ImageCommand
 from kgen_plugin_studio.studio import Outcome, Studio
-from kgen_plugin_studio.tabs.messages import command_box, shown
+from kgen_plugin_studio.tabs.messages import shown
 from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.uploads import keep_image
 
 
@@ -33,15 +34,7 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
             button = gr.Button("Run", variant="primary", elem_id="process")
         with gr.Column(scale=3, min_width=320):
             message = gr.HTML()
-            gallery = gr.Gallery(
-                label="Images",
-                show_label=False,
-                columns=2,
-                object_fit="contain",
-                interactive=False,
-                elem_id="processed",
-                buttons=["fullscreen"],
-            )
+            gallery = image_gallery("processed")
             text = gr.Textbox(label="Captions", lines=4, visible=False, interactive=False, elem_id="captions")
             command = command_box("The command that gives the same", "image-line")
 
