@@ -27,7 +27,16 @@ from kgen.config.components import (
 )
 from kgen.config.fit import resolve_fit
 from kgen.config.overrides import Setting, apply_overrides, apply_setting
-from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
+from kgen.config.sections import (
+    FitConfig,
+    InitConfig,
+    LikelihoodConfig,
+    SampleConfig,
+    Section,
+    Seed,
+    as_sources,
+    undivided,
+)
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.config.staged import StagedConfig, resolve_staged
 from kgen.errors import ConfigError, PluginError
@@ -187,6 +196,8 @@ class RunConfig(Section):
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
             source.report(_as_written(path, source.data), message)
+        if isinstance(checked, cls):
+            _check_intervals(source, checked)
         source.raise_problems()
         assert isinstance(checked, cls)
         return checked
@@ -214,6 +225,17 @@ def _as_written(path: KeyPath, data: Any) -> KeyPath:
         elif key == 0 and path[depth - 1 : depth] == ("init",):
             return (*path[:depth], *path[depth + 1 :])
     return path
+
+
+def _check_intervals(source: Source, config: RunConfig) -> None:
+    """Reports intervals outside of the `fit` sections that `fit.steps_per_execution` does not divide."""
+    grids, scorings = {"sample.every": config.sample.every}, {"evaluate.every": config.evaluate.every}
+    for path, fit, intervals in (
+        (("fit",), config.fit, grids | scorings),
+        (("decoder", "fit"), config.decoder.fit, grids),
+    ):
+        if fit is not None and (problem := undivided(fit.steps_per_execution, intervals)):
+            source.report((*path, "steps_per_execution"), problem)
 
 
 def _component(data: Mapping[str, Any]) -> dict[str, Any]:
