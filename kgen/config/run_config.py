@@ -97,8 +97,9 @@ class RunConfig(Section):
     """Seed of the initial weights, the order of the data and the noise of training."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Dtype policy of the training."""
-    distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"] = "none"
-    """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel needs JAX."""
+    distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"] = "none"
+    """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel and model_parallel
+    need JAX. Only model_parallel also divides the large weights among the devices (FSDP)."""
     data: ComponentConfig
     """The dataset: captioned images."""
     encoder: StagedConfig
