@@ -95,8 +95,8 @@ class RunConfig(Section):
     """Name of the run and of its directory; by default that of the file."""
     seed: Seed = 0
     """Seed of the initial weights, the order of the data and the noise of training."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Dtype policy of the training."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Dtype policy of the training. With mixed_float16, the loss is scaled by a factor that adapts to the gradients."""
     distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"] = "none"
     """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel and model_parallel
     need JAX. Only model_parallel also divides the large weights among the devices (FSDP)."""
