@@ -66,7 +66,7 @@ def work_kgen(conn: Connection, settings: Settings) -> None:
     from kgen.backend.devices import compile_training
 
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else "mixed_bfloat16")
-    pipeline = kgen_pipeline(settings)
+    pipeline = kgen_pipeline(kgen_network(settings))
     conn.send(sum(int(np.prod(weight.shape)) for weight in pipeline.trainable_weights))
 
     class Metronome(keras.callbacks.Callback):
@@ -95,10 +95,18 @@ def work_kgen(conn: Connection, settings: Settings) -> None:
     )
 
 
-def kgen_pipeline(settings: Settings) -> Any:
+def kgen_network(settings: Settings) -> Any:
+    from kgen_plugin_diffusion.networks import DiT, UNet
+
+    if settings.network == "unet":
+        return UNet(width=64, multipliers=(1, 2, 2), blocks=2, attention=(1, 2), head_dim=32)
+    return DiT(patch=settings.patch, width=192, depth=6, heads=6)
+
+
+def kgen_pipeline(network: Any) -> Any:
+    """The pipeline of a network for images of `SIZE`, and of conditions that are given."""
     from keras import ops
     from kgen_plugin_diffusion.generator import Diffusion
-    from kgen_plugin_diffusion.networks import DiT, UNet
     from kgen_plugin_diffusion.times import Uniform
 
     import kgen
@@ -122,11 +130,6 @@ def kgen_pipeline(settings: Settings) -> Any:
             sequence = tokens["sequence"]
             return {"sequence": sequence, "mask": ops.ones_like(sequence[..., 0]), "pooled": ops.mean(sequence, axis=1)}
 
-    network: UNet | DiT
-    if settings.network == "unet":
-        network = UNet(width=64, multipliers=(1, 2, 2), blocks=2, attention=(1, 2), head_dim=32)
-    else:
-        network = DiT(patch=settings.patch, width=192, depth=6, heads=6)
     encoder, space = Features(), kgen.Space("continuous", (SIZE, SIZE, 3))
     generator = Diffusion(
         space, encoder.condition_space, network=network, schedule="linear", prediction="eps", times=Uniform()
@@ -175,7 +178,7 @@ def work_diffusers(conn: Connection, settings: Settings) -> None:
     answer(conn, WARM_UP + settings.sample_repeats, sample)
 
 
-def diffusers_unet() -> Any:
+def diffusers_unet(width: int = 64) -> Any:
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -186,12 +189,12 @@ def diffusers_unet() -> Any:
                 sample_size=SIZE,
                 in_channels=3,
                 out_channels=3,
-                block_out_channels=(64, 128, 128),
+                block_out_channels=(width, 2 * width, 2 * width),
                 layers_per_block=2,
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                 up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
                 cross_attention_dim=TEXT_WIDTH,
-                attention_head_dim=4,  # the number of heads, whatever its name
+                attention_head_dim=2 * width // 32,  # the number of heads, whatever its name
                 resnet_time_scale_shift="scale_shift",
                 class_embed_type="projection",
                 projection_class_embeddings_input_dim=TEXT_WIDTH,

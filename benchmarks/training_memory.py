@@ -5,7 +5,7 @@
 Each variant is trained in a process of its own, on random images of 32x32 pixels (256 tokens). "Activations" is the
 peak of three steps minus the memory before the first one, in which the weights, the optimizer's moments and the EMA are
 allocated already; it contains gradients, and what the backend compiles. Without an accelerator, memory is that of the
-process; with one, PyTorch's and JAX's own count. Needs kgen-plugin-diffusion and -text.
+process; with one, the backend's own count. Needs kgen-plugin-diffusion and -text.
 """
 
 from __future__ import annotations
@@ -28,22 +28,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def memory(peak: bool) -> float:
-    """The memory of the accelerator if PyTorch or JAX uses one, or else of this process, in MiB; now, or its peak."""
-    import keras
+    """The memory of the accelerator, if there is one, or else of this process, in MiB; now, or its peak."""
     import psutil
 
-    from kgen.backend.memory import peak_memory
+    from kgen.backend.memory import accelerator_memory, peak_memory
 
-    if keras.backend.backend() == "torch":
-        import torch
-
-        if torch.cuda.is_available():
-            return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**20
-    if keras.backend.backend() == "jax":
-        import jax
-
-        if statistics := jax.devices()[0].memory_stats():
-            return float(statistics["peak_bytes_in_use" if peak else "bytes_in_use"]) / 2**20
+    if (found := accelerator_memory(peak)) is not None:
+        return found
     return float(peak_memory() if peak else psutil.Process().memory_info().rss / 2**20)
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
     from kgen.plugins.models import find_run, installed_models
+    from kgen.previews import show_step, watch_steps
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.reporting.sheets import require_png, save_sheet
     from kgen.runs.report import add_to_report
@@ -118,6 +119,8 @@ _LAZY = {
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
+    "show_step": "kgen.previews",
+    "watch_steps": "kgen.previews",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
     "OneOf": "kgen.options",
@@ -205,6 +208,8 @@ __all__ = [
     "save_lora",
     "save_sheet",
     "select_backend",
+    "show_step",
+    "watch_steps",
     "weight_paths",
     "write_images",
     "sampling_options",

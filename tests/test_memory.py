@@ -29,6 +29,24 @@ def test_a_machine_has_its_memory_and_a_container_its_limit(tmp_path: Path, monk
         assert memory.total_memory() == expected
 
 
+@pytest.mark.backends
+def test_the_memory_of_an_accelerator_as_its_backend_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.accelerator_memory() is None and memory.accelerator_memory(peak=False) is None  # on a CPU
+    if keras.backend.backend() == "jax":
+        counts = {"bytes_in_use": 3 * 2**20, "peak_bytes_in_use": 5 * 2**20}
+        device = SimpleNamespace(memory_stats=lambda: counts)
+        monkeypatch.setattr("jax.local_devices", lambda: [device])
+    elif keras.backend.backend() == "torch":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.memory_allocated", lambda: 3 * 2**20)
+        monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 5 * 2**20)
+    else:
+        monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda kind: [kind])
+        counts = {"current": 3 * 2**20, "peak": 5 * 2**20}
+        monkeypatch.setattr("tensorflow.config.experimental.get_memory_info", {"GPU:0": counts}.__getitem__)
+    assert (memory.accelerator_memory(), memory.accelerator_memory(peak=False)) == (5.0, 3.0)
+
+
 def test_the_peak_of_a_process_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux counts in KiB, macOS in bytes; Windows has no module `resource`."""
     peak, now = memory.peak_memory(), psutil.Process().memory_info().rss // 2**20

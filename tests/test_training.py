@@ -260,6 +260,15 @@ def test_the_time_of_waiting_for_input_is_recorded(whole: Whole, tmp_path: Path)
     assert all(0 < float(row["input_wait"]) < Slow.SECONDS for row in fast)
 
 
+def test_rows_have_the_memory_of_an_accelerator(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "memory" not in read_rows(whole[0] / "metrics.csv")[0]
+    for module in ("callbacks", "fit"):
+        monkeypatch.setattr(f"kgen.training.{module}.accelerator_memory", lambda: 2.5)
+    run(tmp_path, 6, Vanishing())
+    rows = read_rows(tmp_path / "metrics.csv")
+    assert [row["memory"] for row in rows if row["loss"]] == ["2.5", "2.5"]
+
+
 # ---- ends ---------------------------------------------------------------------------------------------------------
 
 

@@ -27,17 +27,23 @@ class Compiled(keras.Model):  # type: ignore[misc]
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
         loops: Whether the function takes several consecutive steps, which XLA makes faster also on a CPU.
+        calls_host: Whether the function uses `call_on_host`.
     """
 
     def __init__(
-        self, function: Callable[[Any], Any], layers: Sequence[keras.layers.Layer], loops: bool = False
+        self,
+        function: Callable[[Any], Any],
+        layers: Sequence[keras.layers.Layer],
+        loops: bool = False,
+        calls_host: bool = False,
     ) -> None:
         super().__init__(autocast=False)
         self.parts = list(layers)
         object.__setattr__(self, "function", function)  # keeps Keras from wrapping it
         object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
-        self.compile(jit_compile=compile_sampling(2 if loops else 1))
+        compilable = not calls_host or keras.backend.backend() != "tensorflow"  # XLA there cannot call Python
+        self.compile(jit_compile=compilable and compile_sampling(2 if loops else 1))
 
     def call(self, batch: Any) -> Any:
         return self.function(batch)
@@ -111,6 +117,28 @@ def _stateless(
 
     compiled = jax.jit(called)
     return lambda batch: compiled(values, batch)
+
+
+def call_on_host(function: Callable[..., None], *values: Tensor) -> None:
+    """Calls a Python function with arrays whenever a program computes them, in the order of the computations.
+
+    On JAX and TensorFlow, another thread makes the calls. The program must run on one device: see `batch_devices`.
+
+    Args:
+        function: The function; it receives an np.ndarray for each tensor.
+        values: The tensors.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.experimental import io_callback
+
+        io_callback(lambda *arrays: function(*map(np.asarray, arrays)), None, *values, ordered=True)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.py_function(lambda *tensors: function(*(tensor.numpy() for tensor in tensors)), values, [])
+    else:
+        function(*map(keras.ops.convert_to_numpy, values))
 
 
 def repeated(value: float | Sequence[float], count: int) -> np.ndarray:

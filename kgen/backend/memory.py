@@ -40,6 +40,34 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
+def accelerator_memory(peak: bool = True) -> float | None:
+    """The memory of the first accelerator of this process that the backend's tensors take.
+
+    Args:
+        peak: Whether to return the largest memory since the process began, or that of now.
+
+    Returns:
+        The memory in MiB; None if the process has no accelerator, or its backend does not count its memory.
+    """
+    backend = keras.backend.backend()
+    found: float | None = None
+    if backend == "jax":
+        import jax
+
+        found = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use" if peak else "bytes_in_use")
+    elif backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            found = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_logical_devices("GPU"):
+            found = tf.config.experimental.get_memory_info("GPU:0")["peak" if peak else "current"]
+    return None if found is None else found / 2**20
+
+
 @contextmanager
 def weights_fit() -> Iterator[None]:
     """Refuses weights whose total size exceeds the memory, before they are allocated. It also works as a decorator.

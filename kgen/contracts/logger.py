@@ -69,7 +69,8 @@ class Logger(Configurable, ABC):
             step: The step, from 1. The same step can have two rows: one of the training and one of the validation.
             values: Numbers by name. A row of the training has "loss" and the other losses, "learning_rate",
                 "images_per_second", "input_wait" (the seconds per step of waiting for a batch) and
-                "input_images_per_second" (the speed of the loader). A row of the validation has "val_loss" and the
+                "input_images_per_second" (the speed of the loader); with an accelerator also "memory" (the largest
+                use of its memory so far, in MiB). A row of the validation has "val_loss" and the
                 other validation losses. A row of scores of few images has names that begin with "proxy ".
         """
 

@@ -20,16 +20,21 @@ from kgen.generation.output import Output
 from kgen.generation.request import ImageRequest
 from kgen.pipeline.prompts import parse_prompts
 from kgen.plugins.faults import component_errors
+from kgen.previews import Listener, watch_steps
 from kgen.random import noise_keys, spherical
 
 
 @component_errors()
-def write_images(request: ImageRequest, models: ModelCache | None = None) -> list[Path]:
+def write_images(
+    request: ImageRequest, models: ModelCache | None = None, on_step: Listener | None = None
+) -> list[Path]:
     """Generates images and writes them, exactly as `kgen generate` does.
 
     Args:
         request: The arguments of `kgen generate`.
         models: Keeps the loaded models for further calls; None: the model is loaded for this call only.
+        on_step: Receives the images of each sampling step, uint8 (N, H, W, C): see `kgen.watch_steps`. These are
+            generated apart, before the files, so that the files stay the same. A blend shows nothing.
 
     Returns:
         The files: one per image, or a single one with a grid.
@@ -39,10 +44,10 @@ def write_images(request: ImageRequest, models: ModelCache | None = None) -> lis
     """
     output = request.check()
     models = models or ModelCache()
-    return _between(request, output, models) if request.blend else _from_prompts(request, output, models)
+    return _between(request, output, models) if request.blend else _from_prompts(request, output, models, on_step)
 
 
-def _from_prompts(request: ImageRequest, output: Output, models: ModelCache) -> list[Path]:
+def _from_prompts(request: ImageRequest, output: Output, models: ModelCache, on_step: Listener | None) -> list[Path]:
     prompts, number, seed = request.prompts, request.number, request.seed
     pipeline = models.pipeline(request.run, request.lora_files)
     options = sampling_options(request.settings, type(pipeline.generator), type(pipeline.decoder))
@@ -51,7 +56,11 @@ def _from_prompts(request: ImageRequest, output: Output, models: ModelCache) -> 
     source = _source(request.images[0], request.mask, shape, channels) if request.images else {}
     source |= {"size": request.pixels, **_strength(request.strength, pipeline.generator)}
     inputs = parse_prompts(pipeline.encoder, prompts)
-    images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=request.shared_noise, **source, **options)
+    given = {"n": number, "seed": seed, "shared_noise": request.shared_noise, **source, **options}
+    if on_step is not None:
+        with watch_steps(on_step):
+            pipeline.generate(inputs, **given)
+    images = pipeline.generate(inputs, **given)
     keys = [input_key(prompt) for prompt in inputs]
     copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, request.shared_noise)]
     return output.write(images, copies, number if number > 1 else 0, _facts(request, options), request.scale)

@@ -41,6 +41,7 @@ from kgen.pipeline.prompts import (
 )
 from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, resized, validate_options
 from kgen.pixels import floats, to_uint8
+from kgen.previews import current_listener
 from kgen.random import SeedGenerator, interpolate, noise_keys, per_example, sample
 
 Tensor = Any
@@ -354,12 +355,12 @@ class Pipeline(SavedInFolders, LossModel):
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
         key = None if guide is None else guide.key
-        static = {name: value for name, value in static.items() if guide is None or name != guide.option}
-        loops = generator.num_sampling_steps(**options) > 1
+        statics = {k: v for k, v in static.items() if guide is None or k != guide.option}, decoder_static
+        loops, watched = generator.num_sampling_steps(**options) > 1, current_listener() is not None
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), key, loops, latents, decoder.image_space),
+            ("generate", repr(plain(list(statics))), key, loops, latents, decoder.image_space, watched),
             lambda: Sampler(
-                self.encoder, generator, decoder, self.null_tokens, static, decoder_static, loops, guide, latents
+                self.encoder, generator, decoder, self.null_tokens, *statics, loops, guide, latents, watched
             ),
         )
         made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)

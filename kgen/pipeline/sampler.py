@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.backend.compiled import Compiled, repeated
+from kgen.backend.compiled import Compiled, call_on_host, repeated
+from kgen.backend.devices import batch_devices
 from kgen.backend.stream import Batch
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
@@ -19,9 +21,12 @@ from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options import check_options
 from kgen.options.static import Numbers
 from kgen.pipeline.guides import LoadedGuide
-from kgen.pixels import floats
+from kgen.pixels import floats, to_uint8
+from kgen.previews import Listener, current_listener, showing
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
+
+Tensor = Any
 
 
 class Sampler:
@@ -38,6 +43,10 @@ class Sampler:
         loops: Whether an image takes several consecutive steps.
         guide: Another model that guides the generator.
         latents: Whether to return the latents, without decoding them.
+        watched: Whether the steps are shown to a listener: see `kgen.watch_steps`.
+
+    Raises:
+        RunError: several devices share a batch of watched images.
     """
 
     def __init__(
@@ -51,8 +60,13 @@ class Sampler:
         loops: bool,
         guide: LoadedGuide | None = None,
         latents: bool = False,
+        watched: bool = False,
     ) -> None:
+        if watched and batch_devices() > 1:
+            raise RunError("kgen.watch_steps works on one device only: generate without a distribution")
         self.latents = latents
+        self.watched = watched
+        self._listener: Listener | None = None
         self.guide = guide
         self.encoder = encoder
         self.generator = generator
@@ -61,7 +75,7 @@ class Sampler:
         self.options = options, decoder_options
         self.parts: dict[str, Any] = {"encoder": encoder, "generator": generator, "decoder": decoder}
         self.parts |= {} if guide is None else guide.layers
-        self.program = Compiled(self._sample, list(self.parts.values()), loops)
+        self.program = Compiled(self._sample, list(self.parts.values()), loops, watched)
 
     def _sample(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (
@@ -75,12 +89,23 @@ class Sampler:
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
         source |= {"edit_mask": batch["edit_mask"]} if "edit_mask" in batch else {}
-        latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
-        if self.latents:
-            made = latent
-        else:
+
+        def decode(latent: Tensor) -> Tensor:
             images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-            made = ops.cast(images, "float32")
+            return ops.cast(images, "float32")
+
+        def show(images: Tensor) -> None:
+            call_on_host(self._deliver, ops.cast(images, "float32"), batch["row"])
+
+        def show_latent(latent: Tensor) -> None:
+            with showing(None):  # only the generator's steps are shown
+                show(decode(latent))
+
+        decoder_shows = _shows_steps(self.decoder, self.options[1])
+        with showing(show_latent if self.watched and not decoder_shows else None):
+            latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
+        with showing(show if self.watched and decoder_shows else None):
+            made = latent if self.latents else decode(latent)
         weights = ops.stack([_finite(part.weights) for part in self.parts.values()])  # (P,)
         numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
         return {
@@ -88,6 +113,11 @@ class Sampler:
             "finite": ops.all(ops.isfinite(numbers), axis=1),  # (B,), before clipping hides what is infinite
             "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(self.parts))),
         }
+
+    def _deliver(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """Passes the images of a batch to the listener, without the padding, which begins again with the first row."""
+        if self._listener is not None:
+            self._listener(to_uint8(images[rows - rows[0] == np.arange(len(rows))]))
 
     def sample(
         self,
@@ -113,6 +143,8 @@ class Sampler:
             RunError: images, or weights of the pipeline, are not finite.
         """
         count = len(next(iter(batch["tokens"].values())))
+        if self.watched:
+            self._listener, batch["row"] = current_listener(), np.arange(count, dtype=np.int32)
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
             batch[name] = {option: repeated(value, count) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
@@ -154,6 +186,12 @@ def resized(generator: Generator, decoder: Decoder, size: Any) -> tuple[Generato
 def latent_type(space: Space) -> type[np.generic]:
     """The dtype of latents: int32 for tokens, else float32."""
     return np.int32 if space.kind == "tokens" else np.float32
+
+
+def _shows_steps(decoder: Decoder, options: dict[str, Any]) -> bool:
+    """Whether the steps of the decoder are shown, not those of the generator, which would cost all of them each."""
+    one, all_passes = (decoder.limit_passes(options, most) for most in (1, sys.maxsize))
+    return decoder.latent_is_embedding or one != all_passes
 
 
 def _finite(weights: Sequence[Any]) -> Any:

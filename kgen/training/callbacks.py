@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgen.backend.memory import accelerator_memory
 from kgen.backend.stream import Watched, stream
 from kgen.data.loader import Loader
 from kgen.data.reading.meter import Meter
@@ -33,6 +34,9 @@ OF_OPTIMIZER = ("learning_rate", "gradient_norm")
 
 SPEED = ("images_per_second", "input_wait", "input_images_per_second")
 """The columns about speed."""
+
+MEMORY = "memory"
+"""The column about the memory of the accelerator."""
 
 
 class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -94,6 +98,8 @@ class Log(StepCallback):
       therefore the speed of a training that always waits for the loader; or a little less, because a loader with few
       batches to fill reads fewer of them at the same time. A row lacks this number if nothing was read.
 
+    With an accelerator, "memory" is the largest memory of its tensors since this process began, in MiB.
+
     After a resume, the losses of the first row also cover the steps before it, because the checkpoint has their sums.
 
     Args:
@@ -140,7 +146,9 @@ class Log(StepCallback):
         if read and busy:
             speed["input_images_per_second"] = read / busy
         by_level = {} if curve is None else curve.means()
-        self.journal.write(step, {**rates, **speed, **logs, **by_level})
+        memory = accelerator_memory()
+        used = {} if memory is None else {MEMORY: memory}
+        self.journal.write(step, {**rates, **speed, **used, **logs, **by_level})
         self.model.reset_metrics()
 
     def _now(self, step: int) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kgen.backend.memory import accelerator_memory
 from kgen.backend.stream import Watched
 from kgen.config import FitConfig
 from kgen.contracts.logger import Stage
@@ -16,6 +17,7 @@ from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
 from kgen.storage.background import BackgroundWriter
 from kgen.training.callbacks import (
+    MEMORY,
     OF_OPTIMIZER,
     SPEED,
     Evaluate,
@@ -138,7 +140,8 @@ def train(
 def _columns(model: LossModel) -> list[str]:
     """The columns of the journal of a model."""
     by_level = [] if model.loss_curve is None else model.loss_curve.axis.columns()
-    return [*OF_OPTIMIZER, *SPEED, *model.trackers, *(f"val_{name}" for name in model.trackers), *by_level]
+    memory = [] if accelerator_memory() is None else [MEMORY]
+    return [*OF_OPTIMIZER, *SPEED, *memory, *model.trackers, *(f"val_{name}" for name in model.trackers), *by_level]
 
 
 @contextlib.contextmanager

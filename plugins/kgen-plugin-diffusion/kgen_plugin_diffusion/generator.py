@@ -24,6 +24,7 @@ from kgen import (
     Strength,
     part,
     record_levels,
+    show_step,
 )
 from kgen.nn import threshold_dynamically
 from kgen.options import Static, is_static, plain
@@ -268,8 +269,11 @@ class Diffusion(Generator):
                 inside = is_inside(guidance_interval, alpha, sigma)
                 image = ops.cond(inside, lambda: guided(x, alpha, sigma, noise_cond), unguided)
             if dynamic_threshold is not None:
-                return threshold_dynamically(image, dynamic_threshold)
-            return ops.clip(image, -1.0, 1.0) if self.space.bounded else image
+                image = threshold_dynamically(image, dynamic_threshold)
+            elif self.space.bounded:
+                image = ops.clip(image, -1.0, 1.0)
+            show_step(image)
+            return image
 
         def fresh(step: Tensor) -> Tensor:
             return normal(noise["steps"], step, self.space.shape)

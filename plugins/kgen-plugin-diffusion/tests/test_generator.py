@@ -17,6 +17,7 @@ import kgen
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.pipeline.levels import recording
 from kgen.plugins.discovery import registry
+from kgen.previews import showing
 from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
@@ -233,3 +234,17 @@ def test_guidance_of_one_is_no_guidance() -> None:
 
     np.testing.assert_allclose(generated(1.0), generated(1.0 + 1e-6), atol=1e-4)
     assert np.abs(generated(1.0) - generated(4.0)).max() > 1e-3
+
+
+def test_the_last_step_of_ddim_shows_the_latents_that_it_returns() -> None:
+    model = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+    given, noise = tensors(random_conditions(CONDITIONS, 2, 0)), sample(model.noise_spec(), [(0, 0), (0, 1)])
+    options, shown = {"sampler": "ddim", "steps": 3, "guidance": 2.0}, []
+    model.generate(given, given, tensors(noise), **options)  # creates the weights
+    perturb(model)
+    plain = arrays(model.generate(given, given, tensors(noise), **options))
+    with showing(shown.append):
+        made = arrays(model.generate(given, given, tensors(noise), **options))
+    np.testing.assert_array_equal(made, plain)
+    np.testing.assert_allclose(arrays(shown[-1]), made, atol=1e-6)
+    assert len(shown) == 3 and np.abs(arrays(shown[0]) - made).max() > 1e-3

@@ -43,5 +43,5 @@ def command(
         from kgen_plugin_studio.page import build
         from kgen_plugin_studio.studio import Studio
 
-        studio = Studio(found, output, keep)
+        studio = Studio(found, output, keep, search=not runs)
         serve(build(studio), studio, host, port, token)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from kgen import RunError, find_run, installed_models
+from kgen import KgenError, RunError, find_run, installed_models, read_json
 
 DEFAULT = Path("runs")
 """The folder in which `kgen run` makes run directories."""
+
+MARKS = ("manifest.json", "config.yaml", "pipeline.yaml")
+"""Files of a finished run, of a run that has begun, and of a folder that `kgen.save` wrote."""
 
 
 def find_runs(given: Sequence[Path]) -> dict[str, Path]:
@@ -27,8 +34,80 @@ def find_runs(given: Sequence[Path]) -> dict[str, Path]:
         if not run.is_dir():
             raise RunError(f"there is no run directory {run}: 'kgen studio' without a RUN shows all runs in {DEFAULT}/")
     if not given:
-        found = {str(file.parent): file.parent for file in sorted(DEFAULT.glob("*/manifest.json"))}
+        found = {str(run): run for run in sorted({file.parent for name in MARKS for file in DEFAULT.glob(f"*/{name}")})}
         found |= {name: model.folder for name, model in installed_models().items() if not model.fault}
     if not found:
         raise RunError(f"there is no run in {DEFAULT}/: train one with 'kgen run quickstart', or give a RUN")
     return found
+
+
+def report_of(run: Path) -> Path:
+    """The file of the report of a run, which exists when the run is finished."""
+    return run / "report.html"
+
+
+def newest_samples(run: Path) -> Path | None:
+    """The newest grid of samples of a run; None: there is none yet."""
+    folder = run / "samples"
+    final, steps = folder / "final.png", sorted(folder.glob("step-*.png"))
+    averaged = [path for path in steps if not path.stem.endswith("-raw")] or steps
+    return final if final.is_file() else averaged[-1] if averaged else None
+
+
+def address_of(name: str, kind: str, file: Path) -> str:
+    """The address on the page of a file of a run, which changes when the file does.
+
+    Args:
+        name: The name of the run.
+        kind: "report" or "samples".
+        file: The file.
+    """
+    return f"{kind}?run={quote(name, safe='')}&version={file.stat().st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the list of runs shows of a run.
+
+    Args:
+        name: The name on the page.
+        parts: Its generator and its encoder.
+        step: The number of training steps.
+        finished: When it was finished; "": it is not.
+        scores: Its main scores by name: the mean, and the split that was measured.
+        samples: The address of its newest samples; None: there are none.
+        report: The address of its report; None: there is none yet.
+    """
+
+    name: str
+    parts: str
+    step: int
+    finished: str
+    scores: dict[str, float]
+    samples: str | None
+    report: str | None
+
+
+def summarize(name: str, run: Path) -> Summary:
+    """Reads what the list shows of a run. A file that cannot be read counts as one that is not there."""
+    manifest: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    with contextlib.suppress(KgenError, OSError):
+        manifest = read_json(run / "manifest.json", dict[str, Any])
+    with contextlib.suppress(KgenError, OSError):
+        evaluation = read_json(run / "evaluation.json", dict[str, Any])
+    components = manifest.get("components", {})
+    grid, report = newest_samples(run), report_of(run)
+    return Summary(
+        name=name,
+        parts=", ".join(components[kind]["id"] for kind in ("generator", "encoder") if kind in components),
+        step=manifest.get("step", 0),
+        finished=manifest.get("finished") or "",
+        scores={
+            f"{result['metric']} {result['name']} ({result['split']})": result["mean"]
+            for result in evaluation.get("results", [])
+            if result["headline"] and result["mean"] is not None
+        },
+        samples=None if grid is None else address_of(name, "samples", grid),
+        report=address_of(name, "report", report) if report.is_file() else None,
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -15,6 +16,7 @@ from fastapi.responses import FileResponse
 
 from kgen import ConfigError
 from kgen_plugin_studio.access import Guard
+from kgen_plugin_studio.runs import newest_samples, report_of
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -34,7 +36,7 @@ def private_gradio() -> Iterator[None]:
 
 
 def application(page: gr.Blocks, studio: Studio, token: str | None) -> Guard:
-    """The ASGI application: the page, and the reports of the runs at `/report/NUMBER`.
+    """The ASGI application: the page, the report of a run at `/report?run=NAME`, and its samples at `/samples`.
 
     Args:
         page: The page.
@@ -47,13 +49,21 @@ def application(page: gr.Blocks, studio: Studio, token: str | None) -> Guard:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/report/{number}")
-    def report(number: int) -> FileResponse:
+    def served(run: str, find: Callable[[Path], Path | None]) -> FileResponse:
+        file = find(studio.runs[run]) if run in studio.runs else None
+        if file is None or not file.is_file():
+            raise HTTPException(404, f"there is no such file of {run}")
+        return FileResponse(file, headers={"cache-control": "no-cache"})
+
+    @app.get("/report")
+    def report(run: str) -> FileResponse:
         """The report of a run."""
-        files = [run / "report.html" for run in studio.runs.values()]
-        if not (0 <= number < len(files) and files[number].is_file()):
-            raise HTTPException(404, "there is no such report")
-        return FileResponse(files[number])
+        return served(run, report_of)
+
+    @app.get("/samples")
+    def samples(run: str) -> FileResponse:
+        """The newest grid of samples of a run."""
+        return served(run, newest_samples)
 
     app = gr.mount_gradio_app(
         app,
@@ -61,7 +71,7 @@ def application(page: gr.Blocks, studio: Studio, token: str | None) -> Guard:
         path="/",
         theme=theme(),
         css=CSS,
-        allowed_paths=[str(studio.output.resolve()), *(str(run.resolve() / "samples") for run in studio.runs.values())],
+        allowed_paths=[str(studio.output.resolve())],
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -5,16 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import subprocess
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
-from kgen import Capability, Generator, ImageRequest, KgenError, ModelCache, Pipeline, option_of, write_images
+import numpy as np
+
+from kgen import Capability, Generator, ImageRequest, KgenError, ModelCache, Pipeline, RunError, option_of, write_images
 from kgen.options import options
 from kgen_plugin_studio.fields import Field, fields_of
+from kgen_plugin_studio.image_commands import ImageCommand
+from kgen_plugin_studio.runs import find_runs
+
+OnStep = Callable[[np.ndarray], None]
+"""Receives the images of a sampling step."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,13 @@ class Outcome:
         files: Each image with the name of its run.
         commands: The command lines that make the same files.
         messages: Errors and warnings, of one line or several.
+        text: What a command has printed.
     """
 
     files: list[tuple[Path, str]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    text: str = ""
 
 
 class Studio:
@@ -56,13 +69,21 @@ class Studio:
         runs: The run directories by name.
         output: The folder in which each generation makes a folder of its own.
         keep: Number of models that stay loaded.
+        search: Whether to look for new runs in the folder `runs`.
     """
 
-    def __init__(self, runs: Mapping[str, Path], output: Path, keep: int = 1) -> None:
-        self.runs, self.output = dict(runs), output
+    def __init__(self, runs: Mapping[str, Path], output: Path, keep: int = 1, search: bool = False) -> None:
+        self.runs, self.output, self._search = dict(runs), output, search
         self._models = ModelCache(keep)
         self.started: list[subprocess.Popen[bytes]] = []  # trainings that the page has continued
         self._busy = threading.Lock()  # the page has several threads; a model works for one at a time
+
+    def names(self) -> list[str]:
+        """The names of all runs, also of those that were made since the last call."""
+        if self._search:
+            with contextlib.suppress(RunError):  # all runs may have been deleted
+                self.runs |= find_runs([])
+        return list(self.runs)
 
     def abilities(self, name: str) -> Abilities:
         """Loads the model of a run, and says what it can do; raises KgenError if there is no trained model."""
@@ -76,23 +97,20 @@ class Studio:
                 blends=decoder.latent_is_embedding,
             )
 
-    def report(self, name: str) -> str | None:
-        """The address of the report of a run on the page; None if there is no report."""
-        return f"report/{list(self.runs).index(name)}" if (self.runs[name] / "report.html").is_file() else None
-
-    def generate(self, names: Sequence[str], request: ImageRequest) -> Outcome:
+    def generate(self, names: Sequence[str], request: ImageRequest, on_step: OnStep | None = None) -> Outcome:
         """Generates the images of a request with each of several runs.
 
         Args:
             names: The names of the runs.
             request: What to generate; its run and its output are replaced.
+            on_step: Receives the images of each sampling step: see `kgen.write_images`.
         """
         outcome = Outcome()
         for name in names:
             try:
                 with self._busy, _messages(outcome.messages):
                     one = self._placed(name, request)
-                    outcome.files += [(path, name) for path in write_images(one, self._models)]
+                    outcome.files += [(path, name) for path in write_images(one, self._models, on_step)]
                 outcome.commands.append(one.command_line())
             except KgenError as error:
                 outcome.messages.append(f"error: {error}" if len(names) == 1 else f"error: {name}: {error}")
@@ -100,13 +118,63 @@ class Studio:
                 outcome.messages.append(f"error: {error.filename}: {error.strerror}")
         return outcome
 
+    def watch(self, names: Sequence[str], request: ImageRequest) -> Iterator[np.ndarray | Outcome]:
+        """Yields the images of each sampling step, uint8 (N, H, W, C), and at the end the outcome of `generate`."""
+        made: SimpleQueue[np.ndarray | Outcome | BaseException] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                made.put(self.generate(names, request, made.put))
+            except BaseException as error:  # it belongs to the thread that waits
+                made.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while not isinstance(one := made.get(), Outcome | BaseException):
+            yield one
+        if isinstance(one, BaseException):
+            raise one
+        yield one
+
+    def process_images(
+        self, command: ImageCommand, name: str, images: Sequence[Path], options: Mapping[str, Any]
+    ) -> Outcome:
+        """Runs a command that reads images, in a process of its own, as a user would.
+
+        Args:
+            command: The command.
+            name: The name of the run.
+            images: The files of the images.
+            options: The options of the command, by the names of `ImageCommand.words`.
+        """
+        run = self.runs[name]
+        folder = self._new_folder(f"{command.name}-{run.resolve().name}")
+        words = command.words(run, images, folder, **options)
+        with self._busy:
+            done = subprocess.run([sys.executable, "-m", "kgen.cli", *words], capture_output=True, text=True)
+        messages = [done.stderr.strip()] if done.returncode else _warnings(done.stderr)
+        files = [] if command.output is None else sorted(folder.glob("*.png"))
+        return Outcome(
+            files=[(file, name) for file in files],
+            commands=[] if done.returncode else [shlex.join(["kgen", *words])],
+            messages=messages,
+            text="" if command.output is not None else done.stdout,
+        )
+
     def _placed(self, name: str, request: ImageRequest) -> ImageRequest:
         """The request for one run, with a new folder for its images."""
         run = self.runs[name]
+        return dataclasses.replace(request, run=run, output=f"{self._new_folder(run.resolve().name)}{os.sep}")
+
+    def _new_folder(self, name: str) -> Path:
+        """A path in the output folder that begins with the next number."""
         numbers = (path.name[:4] for path in self.output.glob("[0-9][0-9][0-9][0-9]-*"))
         number = 1 + max(map(int, filter(str.isdecimal, numbers)), default=0)
-        folder = self.output / f"{number:04d}-{run.resolve().name}"
-        return dataclasses.replace(request, run=run, output=f"{folder}{os.sep}")
+        return self.output / f"{number:04d}-{name}"
+
+
+def _warnings(printed: str) -> list[str]:
+    """The warnings among the lines that a command has printed."""
+    return [line for line in printed.splitlines() if line.startswith(("warning:", "note:"))]
 
 
 def _default_strength(generator: Generator) -> float | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from kgen import RunError, open_config
+from kgen_plugin_studio.runs import newest_samples
 
 WINDOW = 20
 """Rows of `metrics.csv` over which the speed is averaged."""
@@ -59,14 +60,14 @@ def read_progress(run: Path) -> Progress:
     left = None
     if len(recent) > 1:
         (first, began), (last, ended) = ((int(row["step"]), float(row["seconds"])) for row in (recent[0], recent[-1]))
-        left = (steps - step) * (ended - began) / (last - first) if last > first else None
+        left = (steps - step) * (ended - began) / (last - first) if last > first and ended > began else None
     return Progress(
         step=step,
         steps=steps,
         losses=losses,
         images_per_second=sum(speeds) / len(speeds) if speeds else None,
         seconds_left=left,
-        sample=_newest_sample(run / "samples"),
+        sample=newest_samples(run),
         process=process_of(run),
     )
 
@@ -130,9 +131,3 @@ def _losses(row: dict[str, str]) -> Iterator[tuple[str, float]]:
         value = float(row.get(name) or "nan")
         if math.isfinite(value):
             yield name, value
-
-
-def _newest_sample(folder: Path) -> Path | None:
-    final, steps = folder / "final.png", sorted(folder.glob("step-*.png"))
-    averaged = [path for path in steps if not path.stem.endswith("-raw")] or steps
-    return final if final.is_file() else averaged[-1] if averaged else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,8 @@ def studio(run: Path, tmp_path: Path) -> Studio:
     return Studio({"tiny": run}, tmp_path / "studio")
 
 
-def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a command line in this process."""
-    from kgen.cli import main
-
-    monkeypatch.setattr("sys.argv", shlex.split(line))
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-
-
 def test_images_are_those_of_the_command_that_the_page_shows(
-    studio: Studio, run: Path, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, run: Path, execute: Callable[[str], None]
 ) -> None:
     request = kgen.ImageRequest(
         run=run, prompts=("red heart", "-blue star"), number=2, seed=7, settings=("steps=2", "guidance=3")
@@ -49,7 +39,7 @@ def test_images_are_those_of_the_command_that_the_page_shows(
     for path in files:
         path.unlink()
     (line,) = outcome.commands
-    command(line, monkeypatch)
+    execute(line)
     assert [path.read_bytes() for path in files] == before
     assert studio.generate(["tiny"], request).files[0][0] != files[0], "each click has a folder of its own"
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, LossAxis, NoiseSpec, SeedGenerator, Space, SpaceError, Steps, record_levels
+from kgen import ConditionSpace, LossAxis, NoiseSpec, SeedGenerator, Space, SpaceError, Steps, record_levels, show_step
 from kgen.nn import UNetLayer, check_levels, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen.random import per_example
 from kgen_plugin_superres import process
@@ -188,8 +188,11 @@ class DiffusionUpscaler(SmallImage):
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             image = self._image(x, given, rows + t, level, condition)
             image = agree(image, small, consistency)
-            if dynamic_threshold is not None:
-                return threshold_dynamically(image, dynamic_threshold)
-            return ops.clip(image, -1.0, 1.0)
+            if dynamic_threshold is None:
+                image = ops.clip(image, -1.0, 1.0)
+            else:
+                image = threshold_dynamically(image, dynamic_threshold)
+            show_step(image)
+            return image
 
         return process.sample(denoise, noise["start"], steps)

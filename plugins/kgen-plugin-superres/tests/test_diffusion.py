@@ -11,6 +11,7 @@ from kgen_plugin_superres import process
 from kgen_plugin_superres.diffusion import DiffusionUpscaler, Network
 
 from kgen import ConditionSpace, Space, SpaceError
+from kgen.previews import showing
 from kgen.random import sample
 from kgen.testing import DecoderConformance
 
@@ -74,7 +75,7 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
         assert made.std() < deviation
 
 
-def test_the_text_and_the_noise_of_the_small_image_matter() -> None:
+def test_the_text_and_the_noise_of_the_small_image_matter_and_each_step_is_shown() -> None:
     decoder = DiffusionUpscaler(SPACE, TEXT, network=TINY)
     decoder.build(None)
     rng = np.random.default_rng(0)
@@ -87,7 +88,11 @@ def test_the_text_and_the_noise_of_the_small_image_matter() -> None:
         given = {"steps": 2, **{k: v for k, v in changes.items() if k != "text"}}
         return ops.convert_to_numpy(decoder.decode(small, changes.get("text", condition(1)), noise, **given))
 
-    plain = made()
+    plain, shown = made(), []
+    with showing(shown.append):
+        np.testing.assert_array_equal(made(), plain)
+    np.testing.assert_allclose(ops.convert_to_numpy(shown[-1]), plain, atol=1e-6)
+    assert len(shown) == 2 and np.abs(ops.convert_to_numpy(shown[0]) - plain).max() > 1e-3
     assert np.abs(made(augmentation=0.3) - plain).max() > 1e-3
     for name in ("sequence", "pooled"):
         other = {**condition(1), name: -2.0 * condition(1)[name]}

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen import show_step
 from kgen.options import is_static
 from kgen.random import uniform
 from kgen_plugin_tokens.masking import ranks
@@ -47,6 +48,7 @@ class MaskedModel(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self.vocabulary = vocabulary
+        self.shape = shape
         self.count = int(np.prod(shape))
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(vocabulary + 1, options.width, dtype=policy, name="embedding")
@@ -131,6 +133,7 @@ class MaskedModel(keras.layers.Layer):
             sampled = sample_tokens(logits, numbers, temperature=temperature, top_p=top_p)
             empty = tokens == self.vocabulary
             filled = ops.where(empty, sampled, tokens)
+            show_step(ops.reshape(filled, (-1, *self.shape)))
             if revise:  # all tokens that were not given are rated by the current logits
                 certainty = ops.where(certainty < CERTAIN, log_probability(logits, filled), certainty)
             else:

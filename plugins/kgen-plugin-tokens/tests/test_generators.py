@@ -16,6 +16,7 @@ from kgen_plugin_tokens.transformer import Transformer
 
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.pipeline.levels import recording
+from kgen.previews import showing
 from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import perturb
@@ -234,3 +235,13 @@ def test_the_draft_stays() -> None:
     second["draft"] = 1.0 - second["draft"]
     third = ops.convert_to_numpy(generator.generate(*arguments(4), second))
     assert (third[:, ::2, ::2] != one[:, ::2, ::2]).any()
+
+
+@pytest.mark.parametrize("cls", [NonAutoregressive, Combined])
+def test_each_step_shows_all_tokens_as_the_model_expects_them(cls: Any) -> None:
+    generator = cls(SPACE, CONDITIONS, network=CROSS, **({"draft": CROSS} if cls is Combined else {}))
+    shown: list[Any] = []
+    with showing(shown.append):
+        made = generator.generate(*arguments(2), noise_of(generator, 2), steps=3)
+    np.testing.assert_array_equal(ops.convert_to_numpy(shown[-1]), ops.convert_to_numpy(made))
+    assert [ops.convert_to_numpy(tokens).max() < SPACE.vocabulary for tokens in shown] == [True] * 3

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from kgen import ConfigError, ImageRequest, KgenError
+from kgen import ImageRequest, KgenError
 from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
+from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
 from kgen_plugin_studio.tabs.sources import source_inputs
 
-MAX_SEED = 2**31 - 1
 
-MODEL = "model"
-"""The queue of all clicks that use a model, one at a time."""
-
-
-def generate_tab(studio: Studio) -> None:
-    """Builds the tab."""
+def generate_tab(studio: Studio) -> list[gr.Dropdown]:
+    """Builds the tab. Returns the choices of runs."""
     names = list(studio.runs)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run")
+            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run", interactive=True)
             others = gr.Dropdown(
-                names, value=[], multiselect=True, label="Compare with", visible=len(names) > 1, elem_id="others"
+                names, value=[], multiselect=True, label="Compare with", elem_id="others", interactive=True
             )
             prompts = gr.Textbox(label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", autofocus=True)
             with gr.Row():
                 number = gr.Number(1, label="Images per prompt", precision=0, minimum=1, min_width=120)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120)
+                seed = seed_input()
             shared = gr.Checkbox(False, label="All prompts share the noise")
+            steps = gr.Checkbox(
+                False, label="Show the steps", info="The images are then sampled twice", elem_id="show-steps"
+            )
             form = gr.Column()
         with gr.Column(scale=3, min_width=320):
             results = _results()
@@ -54,26 +53,42 @@ def generate_tab(studio: Studio) -> None:
             sources, read_sources = source_inputs(abilities, studio.output / "uploads")
             button = gr.Button("Generate", variant="primary", elem_id="generate")
 
-            def generate(
-                run: str, others: list[str], prompts: str, number: int, seed: int, shared: bool, *values: Any
-            ) -> tuple[Any, ...]:
+            def generate(*values: Any) -> Iterator[tuple[Any, ...]]:
                 """Generates the images of a click."""
-                given = {field.key: _text(value) for field, value in zip(fields, values[: len(fields)], strict=True)}
+                run, others, prompts, number, seed, shared, steps, *more = values
+                given = {field.key: _text(value) for field, value in zip(fields, more[: len(fields)], strict=True)}
                 settings = settings_of(fields, given)
                 try:
-                    source = read_sources(*values[len(fields) :])
+                    source = read_sources(*more[len(fields) :])
                     request = _request(studio.runs[run], prompts, number, seed, shared, settings, source)
                 except KgenError as error:
-                    return _to_results(Outcome(messages=[f"error: {error}"]))
-                return _to_results(studio.generate([run, *(name for name in others if name != run)], request))
+                    yield _to_results(Outcome(messages=[f"error: {error}"]))
+                    return
+                names = [run, *(name for name in others if name != run)]
+                yield from _made(studio, names, request, steps)
 
             gr.on(
                 [button.click, prompts.submit],
                 generate,
-                inputs=[run, others, prompts, number, seed, shared, *inputs, *sources],
+                inputs=[run, others, prompts, number, seed, shared, steps, *inputs, *sources],
                 outputs=results,
                 concurrency_id=MODEL,
             )
+
+    return [run, others]
+
+
+def _made(studio: Studio, names: list[str], request: ImageRequest, steps: bool) -> Iterator[tuple[Any, ...]]:
+    """Yields the values of the components after each sampling step, if they are to be shown, and at the end."""
+    if not steps:
+        yield _to_results(studio.generate(names, request))
+        return
+    for made in studio.watch(names, request):
+        if isinstance(made, Outcome):
+            yield _to_results(made)
+        else:
+            images = gr.Gallery([Image.fromarray(image.squeeze()) for image in made], columns=4, selected_index=None)
+            yield ("", images, *(gr.skip() for _ in range(3)))
 
 
 def _request(
@@ -86,8 +101,7 @@ def _request(
     source: dict[str, Any],
 ) -> ImageRequest:
     """The request of a click; raises ConfigError if a number is missing."""
-    if number is None or seed is None:
-        raise ConfigError("Images per prompt and Seed must be whole numbers")
+    number, seed = whole("Images per prompt", number), whole("Seed", seed)
     lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
     return ImageRequest(
         run=run, prompts=lines, number=number, seed=seed, shared_noise=shared, settings=settings, **source
@@ -117,19 +131,23 @@ def _input(field: Field) -> gr.components.Component:
 
 
 def _results() -> list[gr.components.Component]:
-    """The components that show an outcome: messages, images, command lines and files."""
+    """The components that show an outcome: messages, images, metadata, command lines and files."""
     message = gr.HTML(elem_id="message")
-    gallery = gr.Gallery(label="Images", columns=4, object_fit="contain", elem_id="images", buttons=["fullscreen"])
-    facts = gr.JSON(label="Metadata of the selected image", elem_id="facts")
-    command = gr.Code(label="The command that makes the same files", language="shell", elem_id="command", lines=1)
-    files = gr.Files(label="Download", interactive=False, elem_id="files")
+    gallery = gr.Gallery(
+        label="Images", columns=4, object_fit="contain", interactive=False, elem_id="images", buttons=["fullscreen"]
+    )
+    facts = gr.JSON(label="Metadata of the selected image", visible=False, elem_id="facts")
+    command = gr.Code(
+        label="The command that makes the same files", language="shell", visible=False, elem_id="command", lines=1
+    )
+    files = gr.Files(label="Download", interactive=False, visible=False, elem_id="files")
 
-    def select(images: list[Any], event: gr.SelectData) -> dict[str, str]:
+    def select(images: list[Any], event: gr.SelectData) -> Any:
         """Reads the metadata of the selected image."""
-        return facts_of(Path(images[event.index][0]))
+        return gr.JSON(facts_of(Path(images[event.index][0])), visible=True)
 
     gallery.select(select, gallery, facts)
-    return [message, gallery, command, files]
+    return [message, gallery, facts, command, files]
 
 
 def facts_of(file: Path) -> dict[str, str]:
@@ -148,8 +166,13 @@ def _to_results(outcome: Outcome) -> tuple[Any, ...]:
     if len(by_run) > 1:
         rows = zip(*by_run.values(), strict=True)
         shown_images = [(str(path), name) for row in rows for path, name in zip(row, by_run, strict=True)]
-    images = gr.Gallery(shown_images, columns=len(by_run) if len(by_run) > 1 else 4)
-    return shown(outcome.messages), images, "\n".join(outcome.commands), files
+    return (
+        shown(outcome.messages),
+        gr.Gallery(shown_images, columns=len(by_run) if len(by_run) > 1 else 4, selected_index=None),
+        gr.JSON(None, visible=False),
+        gr.Code("\n".join(outcome.commands), visible=bool(outcome.commands)),
+        gr.Files(files, visible=bool(files)),
+    )
 
 
 def _text(value: Any) -> str:

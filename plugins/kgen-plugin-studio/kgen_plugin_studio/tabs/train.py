@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
 from kgen import KgenError
+from kgen_plugin_studio.runs import address_of, report_of
 from kgen_plugin_studio.studio import Studio
 from kgen_plugin_studio.tabs.messages import shown
 from kgen_plugin_studio.training import Progress, read_progress, resume, stop
@@ -17,12 +19,12 @@ SECONDS = 2
 """Time between two looks at the files of a run."""
 
 
-def train_tab(studio: Studio) -> None:
-    """Builds the tab."""
+def train_tab(studio: Studio) -> list[gr.Dropdown]:
+    """Builds the tab. Returns the choice of the run."""
     names = list(studio.runs)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="training")
+            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="training", interactive=True)
             summary = gr.HTML(elem_id="progress")
             with gr.Row():
                 stopping = gr.Button("Stop with a checkpoint", elem_id="stop")
@@ -30,16 +32,15 @@ def train_tab(studio: Studio) -> None:
             answer = gr.HTML(elem_id="answer")
         with gr.Column(scale=3, min_width=320):
             loss = gr.LinePlot(_frame([]), x="step", y="value", color="name", title="Loss", height=260)
-            sample = gr.Image(label="Newest samples", interactive=False, elem_id="sample", buttons=["fullscreen"])
+            samples = gr.HTML(elem_id="samples")
 
     def look(name: str) -> tuple[Any, ...]:
         """Reads the files of the run."""
         try:
             progress = read_progress(studio.runs[name])
         except KgenError as error:
-            return shown([f"error: {error}"]), _frame([]), None
-        newest = None if progress.sample is None else str(progress.sample)
-        return summary_of(progress, studio.report(name)), _frame(progress.losses), newest
+            return shown([f"error: {error}"]), _frame([]), ""
+        return summary_of(progress), _frame(progress.losses), _linked(name, studio.runs[name], progress.sample)
 
     def stop_it(name: str) -> str:
         """Stops the training."""
@@ -59,32 +60,46 @@ def train_tab(studio: Studio) -> None:
         studio.started.append(started)
         return shown([f"process {started.pid} continues the training; its output is in {log}"])
 
-    outputs = [summary, loss, sample]
+    outputs = [summary, loss, samples]
     timer = gr.Timer(SECONDS)
     gr.on([timer.tick, run.change], look, run, outputs, show_progress="hidden", concurrency_limit=None)
     stopping.click(stop_it, run, answer)
     resuming.click(resume_it, run, answer)
+    return [run]
 
 
-def summary_of(progress: Progress, report: str | None) -> str:
-    """The progress as HTML.
-
-    Args:
-        report: The address of the report; None: there is no report yet.
-    """
+def summary_of(progress: Progress) -> str:
+    """The progress as HTML."""
     running = "no process trains" if progress.process is None else f"process {progress.process} trains"
     facts = {"step": f"{progress.step:,} of {progress.steps:,}", "state": running}
-    if progress.losses:
-        facts["last loss"] = f"{progress.losses[-1][2]:.4g}"
+    facts |= {name: f"{value:.4g}" for _, name, value in progress.losses}  # the last of each name
     if progress.images_per_second is not None:
         facts["images per second"] = f"{progress.images_per_second:,.1f}"
     if progress.seconds_left is not None and progress.process is not None:
-        facts["time left"] = f"{progress.seconds_left / 60:,.0f} min"
+        facts["time left"] = _duration(progress.seconds_left)
     lines = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items()
     )
-    link = f'<a href="{report}" target="_blank">report</a>' if report else ""
-    return f'<table class="studio-facts">{lines}</table>{link}'
+    return f'<table class="studio-facts">{lines}</table>'
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _linked(name: str, run: Path, grid: Path | None) -> str:
+    """The newest samples, and a link to the report if there is one."""
+    report, link = report_of(run), ""
+    if report.is_file():
+        link = f'<p><a href="{html.escape(address_of(name, "report", report))}" target="_blank">report</a></p>'
+    if grid is None:
+        return f'<p class="studio-empty">no samples yet</p>{link}'
+    address = html.escape(address_of(name, "samples", grid))
+    image = f'<img class="studio-grid" src="{address}" alt="newest samples">'
+    return f'<a href="{address}" target="_blank">{image}</a>{link}'
 
 
 def _frame(losses: list[tuple[int, str, float]]) -> pd.DataFrame:

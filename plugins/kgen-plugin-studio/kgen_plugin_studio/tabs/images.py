@@ -1,0 +1,95 @@
+"""The tab that runs commands on images: variations, larger images, captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from kgen import ConfigError, KgenError
+from kgen_plugin_studio.image_commands import COMMANDS, ImageCommand
+from kgen_plugin_studio.studio import Outcome, Studio
+from kgen_plugin_studio.tabs.messages import shown
+from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.uploads import keep_image
+
+
+def images_tab(studio: Studio) -> list[gr.Dropdown]:
+    """Builds the tab. Returns the choice of the run."""
+    names = list(studio.runs)
+    labels = {f"{command.label} (kgen {command.name})": command for command in COMMANDS}
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            chosen = gr.Radio(list(labels), value=next(iter(labels)), label="Command", elem_id="image-command")
+            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="image-run", interactive=True)
+            files = gr.Files(label="Images", file_types=["image"], elem_id="image-files", height=160)
+            prompt = gr.Textbox(label="Prompt", info="For decoders that read a text", elem_id="image-prompt")
+            with gr.Row():
+                number = gr.Number(4, label="Variations per image", precision=0, minimum=1, min_width=120)
+                seed = seed_input()
+            settings = gr.Textbox(label="Options", info="One KEY=VALUE per line", lines=2, elem_id="image-options")
+            button = gr.Button("Run", variant="primary", elem_id="process")
+        with gr.Column(scale=3, min_width=320):
+            message = gr.HTML()
+            gallery = gr.Gallery(
+                label="Images", columns=2, object_fit="contain", interactive=False, elem_id="processed"
+            )
+            text = gr.Textbox(label="Captions", lines=4, visible=False, interactive=False, elem_id="captions")
+            command = gr.Code(label="The command that gives the same", language="shell", lines=1, elem_id="image-line")
+
+    def fit(label: str) -> tuple[Any, ...]:
+        """Shows the fields that the command has."""
+        needed = labels[label]
+        return (
+            gr.Textbox(visible=needed.takes_prompt),
+            gr.Number(visible=needed.takes_number),
+            gr.Gallery(visible=needed.output is not None),
+            gr.Textbox(visible=needed.output is None),
+        )
+
+    def process(
+        label: str, run: str, files: list[str] | None, prompt: str, number: int, seed: int, settings: str
+    ) -> tuple[Any, ...]:
+        """Runs the command."""
+        try:
+            images = _kept(files, studio.output / "uploads")
+            given = [line.strip() for line in settings.splitlines() if line.strip()]
+            options = {"prompt": prompt.strip(), "seed": whole("Seed", seed), "settings": given}
+            outcome = _processed(studio, labels[label], run, images, number, options)
+        except KgenError as error:
+            outcome = Outcome(messages=[f"error: {error}"])
+        paths = [str(path) for path, _ in outcome.files]
+        return shown(outcome.messages), paths, outcome.text, "\n".join(outcome.commands)
+
+    chosen.change(fit, chosen, [prompt, number, gallery, text], show_progress="hidden")
+    button.click(
+        process,
+        [chosen, run, files, prompt, number, seed, settings],
+        [message, gallery, text, command],
+        concurrency_id=MODEL,
+    )
+    return [run]
+
+
+def _processed(
+    studio: Studio, command: ImageCommand, run: str, images: list[Path], number: Any, options: dict[str, Any]
+) -> Outcome:
+    if command.takes_number:
+        options["number"] = whole("Variations per image", number)
+    return studio.process_images(command, run, images, options)
+
+
+def _kept(files: list[str] | None, folder: Path) -> list[Path]:
+    """The images of the browser as PNG files that stay. Raises ConfigError if there are none, or one is damaged."""
+    if not files:
+        raise ConfigError("there is no image: choose one or several under Images")
+    kept = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                kept.append(keep_image(folder, image))
+        except OSError as error:
+            raise ConfigError(f"{Path(file).name} cannot be read as an image: {error}") from error
+    return kept
