@@ -2,13 +2,17 @@
 
 Usage: python replicas_job.py DEVICES NOISE FOLDER JOB...
 
-Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel" or "multi_worker"), and an optimizer if it is not
-AdamW, as in "none-lion", or a number of micro-batches, as in "none-2".
+Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel", "model_parallel" or "multi_worker"), and one of:
+
+- an optimizer, if it is not AdamW, as in "none-lion";
+- a number of micro-batches, as in "none-2", with five steps in a call;
+- another job, whose checkpoint of step 5 is continued, as in "none-from_model_parallel".
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from kgen.config.sections import LoraConfig
 from kgen.data.loader import Loader
 from kgen.parts.trained import select_trained
 from kgen.random import seed_everything
-from kgen.training.distribution import open_distribution
+from kgen.training import distribution
 from kgen.training.fit import compile_model, train
 from kgen.training.journal import read_rows
 
@@ -39,7 +43,8 @@ FIT = FitConfig(
     clip_norm=0.05,
     ema=0.99,
     log_every=5,
-    keep=1,
+    checkpoint_every=5,
+    keep=2,
     validate_every=5,
 )
 
@@ -48,34 +53,50 @@ OPTIONS = {"adafactor": {"epsilon_2": 1.0}}
 
 
 def trained(
-    mode: Any, noise: float, folder: Path, optimizer: str = "adamw", micro_batches: int = 1, lora: bool = False
+    mode: Any,
+    noise: float,
+    folder: Path,
+    optimizer: str = "adamw",
+    micro_batches: int = 1,
+    lora: bool = False,
+    steps_per_execution: int = 1,
 ) -> dict[str, Any]:
     """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
-    distribution = open_distribution(mode)
+    devices = distribution.open_distribution(mode)
     chosen = ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))
     fit = FIT.model_copy(update={"optimizer": chosen, "gradient_accumulation": micro_batches})
+    fit = fit.model_copy(update={"steps_per_execution": steps_per_execution})
     fit = fit.model_copy(update={"lora": LoraConfig(rank=2, targets=("generator/*",)) if lora else None})
     seed_everything(0)
     dataset, encoder = Patterns(), Words()
     encoder.adapt(dataset.captions("train"))
-    with distribution.scope():
+    with devices.scope():
         painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
         pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
         select_trained(pipeline, fit)
         compile_model(pipeline, fit)
-    loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
-    alone = distribution.workers == 1
+    loader = Loader(dataset, encoder, batch_size=8, shard=devices.worker, shards=devices.workers)
+    alone = devices.workers == 1
     unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if alone else None  # one image
-    folder.mkdir(exist_ok=True)
-    train(pipeline, fit, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    train(pipeline, fit, folder, data=loader, validation=unseen, distribution=devices, seed=0)
     return {
-        "replicas": distribution.replicas,
+        "replicas": devices.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
-        "sampled": sampled(distribution.strategy, painter),
+        "parts": parts([*pipeline.trainable_variables, *pipeline.optimizer.variables]),
+        "sampled": sampled(devices.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
         **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
     }
+
+
+def parts(variables: list[Any]) -> list[float]:
+    """The part of each weight, moment and average of at least 8 values that a device holds, on JAX."""
+    if keras.backend.backend() != "jax":
+        return []
+    large = [variable.value for variable in variables if variable.value.size >= 8]
+    return [value.addressable_shards[0].data.size / value.size for value in large]
 
 
 def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
@@ -87,9 +108,17 @@ def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
+    distribution.MIN_SPLIT = 8  # so that `model_parallel` splits small weights
     for job in sys.argv[4:]:
         mode, _, rest = job.partition("-")
         folder = Path(sys.argv[3]) / job
         optimizer, count = ("adamw", int(rest)) if rest.isdigit() else (rest or "adamw", 1)
-        found = trained(mode, float(sys.argv[2]), folder, optimizer, count)
+        steps = 5 if rest.isdigit() else 1
+        if rest.startswith("from_"):
+            optimizer, name = "adamw", "checkpoints/step-00000005.safetensors"
+            (folder / "checkpoints").mkdir(parents=True)
+            shutil.copy(Path(sys.argv[3], rest.removeprefix("from_"), name), folder / name)
+        if keras.backend.backend() == "jax":
+            keras.distribution.set_distribution(None)
+        found = trained(mode, float(sys.argv[2]), folder, optimizer, count, steps_per_execution=steps)
         np.savez(folder.with_suffix(".npz"), tensorflow="tensorflow" in sys.modules, **found)

@@ -17,6 +17,7 @@ from replicas_job import trained
 
 from kgen.backend.stream import slices
 from kgen.testing.replicas import mirrored
+from kgen.training.distribution import split_axis
 
 JOB = Path(__file__).parent / "replicas_job.py"
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
@@ -98,6 +99,18 @@ def test_two_mirrored_devices_equal_one_with_lora(tmp_path: Path) -> None:
     validated_alike(one, two, 1e-4)
 
 
+@on_tensorflow
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_devices")
+def test_two_mirrored_devices_with_several_steps_in_a_call_equal_one(
+    one_device: dict[str, Any], tmp_path: Path
+) -> None:
+    two = trained("mirrored", 0.0, tmp_path, steps_per_execution=5)
+    assert two["replicas"] == 2
+    same(one_device, two)
+    validated_alike(one_device, two, 1e-4)
+
+
 OTHER_OPTIMIZERS = ("adafactor", "lion", "muon")
 
 
@@ -134,13 +147,41 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     """One process has two devices. Work that is not distributed uses only the first. TensorFlow is not imported."""
-    modes = ("none", "data_parallel", "data_parallel-2")
-    one, two, in_parts = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
-    assert (one["replicas"], two["replicas"], in_parts["replicas"]) == (1, 2, 2)
+    modes = ("none", "data_parallel", "data_parallel-2", "model_parallel", "none-from_model_parallel")
+    one, two, in_parts, split, resumed = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
+    assert [found["replicas"] for found in (one, two, in_parts, split, resumed)] == [1, 2, 2, 2, 1]
     assert not two["tensorflow"]
+    for other in (two, in_parts, split, resumed):
+        same(one, other)  # also the noise
+    for other in (two, split):
+        validated_alike(one, other, 0.02)  # the filler takes noise too, so that the image's is another
+    assert set(one["parts"]) == set(two["parts"]) == {1.0}
+    halves = (split["parts"] == 0.5).sum()
+    assert halves >= 4 * 3 and set(split["parts"]) <= {0.5, 1.0}  # weights, two moments and the average
+
+
+@pytest.mark.slow
+def test_two_jax_devices_continue_what_one_has_begun_with_divided_weights(tmp_path: Path) -> None:
+    modes = ("none", "model_parallel-from_none")
+    one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
+    assert (one["replicas"], two["replicas"]) == (1, 2)
     same(one, two)
-    same(one, in_parts)  # also the noise
-    validated_alike(one, two, 0.02)  # the filler takes noise too, so that the image's is another
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((256, 256), 1),
+        ((512, 129), 0),
+        ((257, 1024), 1),
+        ((256, 255), None),
+        ((257, 257), None),
+        ((65536,), 0),
+        ((), None),
+    ],
+)
+def test_large_weights_are_divided_along_their_largest_axis(shape: tuple[int, ...], axis: int | None) -> None:
+    assert split_axis(shape, 2) == axis
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ from parts import Painter, Patterns, Words
 from safetensors.numpy import load_file
 
 import kgen
+from kgen.backend.precision import precision
 from kgen.backend.stream import Watched
 from kgen.config import FitConfig
 from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
 from kgen.training.averages import averaged_weights
-from kgen.training.checkpoint import Checkpoints
+from kgen.training.checkpoint import Checkpoints, training_state
 from kgen.training.distribution import Distribution, check_cluster
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import read_rows
@@ -182,6 +183,29 @@ def test_averages_are_found_inside_of_a_loss_scale() -> None:
         assert averaged
         np.testing.assert_array_equal(weight.numpy(), average.numpy())
     np.testing.assert_array_equal(weight.numpy(), raw)
+
+
+@pytest.mark.backends
+def test_a_training_in_float16_with_a_scaled_loss_resumes_exactly(tmp_path: Path) -> None:
+    options = {"log_every": 8, "ema": 0.9}
+    with precision("mixed_float16"):
+        whole, _ = run(tmp_path / "whole", 8, Vanishing(), **options)
+        with pytest.raises(KeyboardInterrupt):  # after the checkpoint of step 4
+            run(tmp_path / "killed", 8, Vanishing(), stop=5, **options)
+        resumed, progress = run(tmp_path / "killed", 8, Vanishing(), **options)
+    assert progress.step == 8 and type(resumed.optimizer).__name__ == "LossScaleOptimizer"
+    states = [training_state(pipeline) for pipeline in (whole, resumed)]
+    assert any("dynamic_scale" in name for name in states[0])
+    found, expected = ({name: np.array(v.numpy()) for name, v in state.items()} for state in states)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    resumed.optimizer.dynamic_scale.assign(2.0**100)  # gradients overflow: the step is left out, and the scale halved
+    kept = [*resumed.trainable_variables, *resumed.optimizer.inner_optimizer.averages]
+    before = [np.array(variable.numpy()) for variable in kept]
+    resumed.train_on_batch(batch_of(resumed, Vanishing(), 4))
+    assert float(resumed.optimizer.dynamic_scale) == 2.0**99
+    for variable, value in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
 # ---- batches ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,9 +13,9 @@ Step = Callable[[Any], Any]
 def by_shape(model: keras.Model, whole: Callable[[Any], Any], step: Step) -> Callable[[Any], Any]:
     """A function that replaces Keras's training or test function. It compiles one program for each shape of a batch.
 
-    On TensorFlow, Keras's function reads the batch inside of its graph, where the shapes are unknown if batches differ
-    in more than their number of rows. This function reads the batch outside of the graph, so that the step has static
-    shapes. On other backends, Keras's function already has them.
+    A call takes one batch. On TensorFlow, Keras's function reads it inside of its graph, where the shapes are unknown
+    if batches differ in more than their number of rows. This function reads it outside of the graph, so that the step
+    has static shapes. On other backends, Keras's function already has them.
 
     Args:
         model: The model. Its settings of `compile` say how to compile the step.
@@ -32,12 +31,7 @@ def by_shape(model: keras.Model, whole: Callable[[Any], Any], step: Step) -> Cal
     def function(iterator: Iterator[Any]) -> Any:
         if not isinstance(iterator, tf.data.Iterator) or not _differ(iterator.element_spec):
             return whole(iterator)
-        logs = None
-        for batch in itertools.islice(iterator, model.steps_per_execution):
-            logs = program(batch)
-        if logs is None:
-            raise StopIteration  # Keras ends the epoch
-        return logs
+        return program(next(iterator))
 
     return function
 

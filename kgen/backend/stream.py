@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -39,7 +41,7 @@ def stream(batches: Iterable[Batch]) -> Any:
 
 
 class Watched:
-    """Reads batches one step ahead, so that an error is found before the step whose batch cannot be read.
+    """Reads batches ahead, so that an error is found before the step whose batch cannot be read.
 
     An error inside of Keras's loops would end them in the middle of a step, with the weights from before it and the
     random numbers from after it; TensorFlow would wrap it in another error. Here, the error is stored in `failure`, the
@@ -49,33 +51,43 @@ class Watched:
     Args:
         batches: The batches.
         several_shapes: Whether the batches differ in more than their number of rows.
+        group: Number of batches that are used in one call, after which `raise_failure` is called. A group is complete,
+            or it counts as one that cannot be read, and as many batches are read ahead.
 
     Attributes:
         waited: The time that was spent on waiting for batches so far, in seconds.
     """
 
-    def __init__(self, batches: Iterable[Batch], several_shapes: bool = False) -> None:
+    def __init__(self, batches: Iterable[Batch], several_shapes: bool = False, group: int = 1) -> None:
         self.batches = batches
         self.several_shapes = several_shapes
+        self.group = group
         self.waited = 0.0
         self.failure: tuple[int, Exception] | None = None
-        """The number of batches that could be read, and the error in the next one."""
+        """The number of batches in the groups that could be read, and the error in the next one."""
 
     def __iter__(self) -> Iterator[Batch]:
         self.failure = None
         source = iter(self.batches)
-        batch = self._next(source)
-        count = 0
-        while batch is not None:
-            count += 1
+        ready = deque[Batch]()  # the next batches
+        used = 0
+        while True:
             try:
-                following = self._next(source)
+                while len(ready) <= self.group and (batch := self._next(source)) is not None:
+                    ready.append(batch)
             except Exception as error:
-                self.failure = (count, error)
+                read = used + len(ready)
+                if (complete := read - read % self.group) == 0:
+                    raise
+                self.failure = (complete, error)
+                *rest, last = itertools.islice(ready, complete - used)
+                yield from rest
                 while True:
-                    yield batch
-            yield batch
-            batch = following
+                    yield last
+            if not ready:
+                return
+            yield ready.popleft()
+            used += 1
 
     def _next(self, source: Iterator[Batch]) -> Batch | None:
         began = time.perf_counter()

@@ -11,7 +11,11 @@ from kgen.config.components import TRAINED
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "sample", "evaluate", "loggers"),
     *(f"{part}fit.{key}" for part in TRAINED for key in ("workers", "log_every", "checkpoint_every", "keep", "remat")),
-    *(f"{part}fit.{key}" for part in TRAINED for key in ("validate_every", "ema.every", "ema.keep")),
+    *(
+        f"{part}fit.{key}"
+        for part in TRAINED
+        for key in ("validate_every", "ema.every", "ema.keep", "steps_per_execution")
+    ),
     *(f"{part}data.on_error" for part in TRAINED),  # if it changes which images are used, the fingerprint changes too
 )
 """Keys of a run file that may change at any time; a section includes all of its keys."""

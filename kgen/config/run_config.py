@@ -27,7 +27,16 @@ from kgen.config.components import (
 )
 from kgen.config.fit import resolve_fit
 from kgen.config.overrides import Setting, apply_overrides, apply_setting
-from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
+from kgen.config.sections import (
+    FitConfig,
+    InitConfig,
+    LikelihoodConfig,
+    SampleConfig,
+    Section,
+    Seed,
+    as_sources,
+    undivided,
+)
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.config.staged import StagedConfig, resolve_staged
 from kgen.errors import ConfigError, PluginError
@@ -86,10 +95,11 @@ class RunConfig(Section):
     """Name of the run and of its directory; by default that of the file."""
     seed: Seed = 0
     """Seed of the initial weights, the order of the data and the noise of training."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Dtype policy of the training."""
-    distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"] = "none"
-    """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel needs JAX."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Dtype policy of the training. With mixed_float16, the loss is scaled by a factor that adapts to the gradients."""
+    distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"] = "none"
+    """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel and model_parallel
+    need JAX. Only model_parallel also divides the large weights among the devices (FSDP)."""
     data: ComponentConfig
     """The dataset: captioned images."""
     encoder: StagedConfig
@@ -187,6 +197,8 @@ class RunConfig(Section):
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
             source.report(_as_written(path, source.data), message)
+        if isinstance(checked, cls):
+            _check_intervals(source, checked)
         source.raise_problems()
         assert isinstance(checked, cls)
         return checked
@@ -214,6 +226,17 @@ def _as_written(path: KeyPath, data: Any) -> KeyPath:
         elif key == 0 and path[depth - 1 : depth] == ("init",):
             return (*path[:depth], *path[depth + 1 :])
     return path
+
+
+def _check_intervals(source: Source, config: RunConfig) -> None:
+    """Reports intervals outside of the `fit` sections that `fit.steps_per_execution` does not divide."""
+    grids, scorings = {"sample.every": config.sample.every}, {"evaluate.every": config.evaluate.every}
+    for path, fit, intervals in (
+        (("fit",), config.fit, grids | scorings),
+        (("decoder", "fit"), config.decoder.fit, grids),
+    ):
+        if fit is not None and (problem := undivided(fit.steps_per_execution, intervals)):
+            source.report((*path, "steps_per_execution"), problem)
 
 
 def _component(data: Mapping[str, Any]) -> dict[str, Any]:

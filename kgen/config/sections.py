@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -97,6 +98,14 @@ Ema = Annotated[
 ]
 
 
+def undivided(steps_per_execution: int, intervals: Mapping[str, int]) -> str | None:
+    """Says which intervals, by name, are not multiples of `fit.steps_per_execution`; None: all are."""
+    wrong = [f"{name} ({steps})" for name, steps in intervals.items() if steps % steps_per_execution]
+    if not wrong:
+        return None
+    return f"is {steps_per_execution}, which does not divide {', '.join(wrong)}: choose numbers that it divides"
+
+
 class FitConfig(Section):
     """Settings of the training."""
 
@@ -110,6 +119,11 @@ class FitConfig(Section):
     remat: bool = False
     """Whether training computes the activations inside of blocks again for their gradients, instead of keeping them
     (rematerialization, gradient checkpointing). It needs less memory, and about a third more time."""
+    steps_per_execution: PositiveInt = 1
+    """Number of steps in one call of the training function, between which there are no callbacks, and on JAX no Python
+    at all. It makes small networks faster; the weights do not depend on it. It must divide `steps` and all intervals,
+    such as `log_every`. Callbacks see the last step of a call, after which Ctrl-C, SIGTERM and errors end the
+    training."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of the optimizer."""
     learning_rates: dict[Pattern, Annotated[float, Field(gt=0)]] | None = None
@@ -156,6 +170,16 @@ class FitConfig(Section):
             raise ValueError("'lora' freezes all weights: leave out 'trainable' and 'frozen', and choose lora.targets")
         if self.lora is not None and isinstance(self.ema, PowerEmaConfig):
             raise ValueError("'lora' has factors that no average of other widths can be made of: give a decay as 'ema'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _whole_executions(self) -> Self:
+        keys = ("steps", "log_every", "checkpoint_every", "validate_every")
+        intervals = {key: getattr(self, key) for key in keys}
+        if isinstance(self.ema, PowerEmaConfig) and self.ema.every:
+            intervals["ema.every"] = self.ema.every
+        if problem := undivided(self.steps_per_execution, intervals):
+            raise ValueError(f"steps_per_execution {problem}")
         return self
 
     @property

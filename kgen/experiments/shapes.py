@@ -28,10 +28,10 @@ def check_config(config: RunConfig, dataset: Dataset) -> None:
     """Raises ConfigError if a setting of a run needs images of one shape, but the dataset has several shapes."""
     if not dataset.rows_by_shape("train"):
         return
-    if config.distribute not in ("none", "data_parallel"):
+    if config.distribute not in ("none", "data_parallel", "model_parallel"):
         raise ConfigError(
             f"{SEVERAL}, but distribute: '{config.distribute}' needs batches of one shape: use 'none', or "
-            "'data_parallel' on JAX; or give all images one shape (data.resize: crop)"
+            "'data_parallel' or 'model_parallel' on JAX; or give all images one shape (data.resize: crop)"
         )
     if config.evaluate.likelihood.images:
         raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set its images to 0")

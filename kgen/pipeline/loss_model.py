@@ -13,6 +13,7 @@ from kgen.backend.gradients import densify
 from kgen.backend.replicas import loggable, replica_count, sum_over_replicas
 from kgen.backend.shapes import by_shape
 from kgen.backend.steps import accumulation
+from kgen.backend.steps.execution import one_step_per_execution, several_steps
 from kgen.backend.steps.micro_batch import MicroBatch
 from kgen.backend.steps.rematerialization import rematerializing
 from kgen.errors import ConfigError
@@ -88,6 +89,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         *,
         gradient_accumulation: int = 1,
         remat: bool = False,
+        steps_per_execution: int = 1,
         **kwargs: Any,
     ) -> None:
         """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables immediately.
@@ -103,11 +105,14 @@ class LossModel(keras.Model):  # type: ignore[misc]
                 each device.
             remat: Whether `fit` computes the activations inside of every `kgen.nn.RematLayer` again for its gradient,
                 instead of keeping them.
+            steps_per_execution: Number of training steps in one call of the training function, after which `fit` calls
+                its callbacks; as in Keras, but on all backends, and with the same weights. On JAX, the steps are a loop
+                in one compiled program. Evaluations still take one batch per call.
             **kwargs: As in Keras.
 
         Raises:
-            ConfigError: a loss or metrics are given; `gradient_accumulation` is not a positive whole number; or no
-                trained part has a `RematLayer`.
+            ConfigError: a loss or metrics are given; `gradient_accumulation` or `steps_per_execution` is not a
+                positive whole number; or no trained part has a `RematLayer`.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if found := [name for name, value in given.items() if value is not None]:
@@ -116,8 +121,10 @@ class LossModel(keras.Model):  # type: ignore[misc]
                 "compute_losses, and reports whatever else that returns. Leave it out; to change the loss, set the "
                 "part's options, or override compute_losses"
             )
-        if type(gradient_accumulation) is not int or gradient_accumulation < 1:
-            raise ConfigError(f"gradient_accumulation must be a positive whole number, not {gradient_accumulation!r}")
+        counts = {"gradient_accumulation": gradient_accumulation, "steps_per_execution": steps_per_execution}
+        for name, count in counts.items():
+            if type(count) is not int or count < 1:
+                raise ConfigError(f"{name} must be a positive whole number, not {count!r}")
         if remat and not any(isinstance(layer, RematLayer) and layer.trainable for layer in self._flatten_layers()):
             raise ConfigError(
                 "remat: no part that is trained has a layer that can be computed again (kgen.nn.RematLayer): leave it "
@@ -127,7 +134,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         self.set_untracked("remat", bool(remat))
         if jit_compile == "auto" and not compile_training():
             jit_compile = False
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, steps_per_execution=steps_per_execution, **kwargs)
         densify(self.optimizer)
         self.optimizer.build(self.trainable_variables)
 
@@ -151,7 +158,8 @@ class LossModel(keras.Model):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         """Evaluates as in Keras. Raises ConfigError if `sample_weight` is given without a batch of arrays."""
-        return super().evaluate(_filled(_weighted(x, sample_weight)), y, batch_size, verbose, **kwargs)
+        with one_step_per_execution(self):
+            return super().evaluate(_filled(_weighted(x, sample_weight)), y, batch_size, verbose, **kwargs)
 
     def train_on_batch(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
         """Trains one step, like `fit`."""
@@ -168,17 +176,20 @@ class LossModel(keras.Model):  # type: ignore[misc]
     def make_train_function(self, force: bool = False) -> None:
         """Makes the training function. Unlike Keras's, it compiles one program for each shape of a batch."""
         if force or self.train_function is None:  # type: ignore[has-type]
-            super().make_train_function(force)
+            with one_step_per_execution(self):  # Keras refuses several on PyTorch
+                super().make_train_function(force)
             whole = self.train_function  # type: ignore[has-type]
             if self.gradient_accumulation > 1 and keras.backend.backend() == "tensorflow":
-                self.train_function = accumulation.train_function(self, self.share, self.gradient_accumulation)
+                one = accumulation.train_function(self, self.share, self.gradient_accumulation)
             else:
-                self.train_function = by_shape(self, whole, self.train_step)
+                one = by_shape(self, whole, self.train_step)
+            self.train_function = several_steps(self, one)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the test function. Unlike Keras's, it compiles one program for each shape of a batch."""
         if force or self.test_function is None:  # type: ignore[has-type]
-            super().make_test_function(force)
+            with one_step_per_execution(self):
+                super().make_test_function(force)
             whole = self.test_function  # type: ignore[has-type]
             self.test_function = by_shape(self, whole, self.test_step)
 

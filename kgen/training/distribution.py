@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,11 @@ import keras
 from kgen.backend.stream import stream
 from kgen.errors import ConfigError
 
-Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
+Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"]
+
+MIN_SPLIT = 2**16
+"""The least number of values of a weight that `FullySharded` splits. For smaller ones, the communication between the
+devices would cost more than the memory that it saves."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def open_distribution(name: Name) -> Distribution:
     if name == "none":
         return Distribution()
     backend = keras.backend.backend()
-    wanted = "jax" if name == "data_parallel" else "tensorflow"
+    wanted = "jax" if name in ("data_parallel", "model_parallel") else "tensorflow"
     if backend != wanted:
         raise ConfigError(f"distribute: '{name}' needs the {wanted} backend, but this is {backend}: set KERAS_BACKEND")
     return _OPEN[name]()
@@ -75,6 +80,44 @@ def open_distribution(name: Name) -> Distribution:
 def _data_parallel() -> Distribution:
     devices = keras.distribution.list_devices()
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False))
+    return Distribution(replicas=len(devices))
+
+
+class FullySharded(keras.distribution.ModelParallel):  # type: ignore[misc]
+    """Splits every batch over all devices, and every large weight, too, with its moments and averages (FSDP, ZeRO-3).
+
+    Each device thus holds an equal part of what the training needs besides activations. XLA gathers a weight where a
+    layer needs it, and sums the gradients of each part where it is held, so that the result is that of one device. See
+    Rajbhandari et al. 2020, section 5.3. The layout of a weight follows from its shape, for any network.
+
+    Args:
+        devices: The names of the devices.
+    """
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], list(devices))
+        super().__init__(layout_map=keras.distribution.LayoutMap(mesh), auto_shard_dataset=False)
+
+    def get_variable_layout(self, variable: Any) -> Any:
+        """The layout of a variable: its largest axis is split if it can be, or else each device holds a copy."""
+        axes: list[str | None] = [None] * len(variable.shape)
+        if (axis := split_axis(variable.shape, self.num_model_replicas)) is not None:
+            axes[axis] = self.batch_dim_name
+        return keras.distribution.TensorLayout(axes, self.device_mesh)
+
+
+def split_axis(shape: Sequence[int], devices: int) -> int | None:
+    """The axis along which a weight is split evenly: the largest that can be, and the last of equal ones; None: none.
+
+    None also stands for a weight of fewer than `MIN_SPLIT` values.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    return max(axes, key=lambda axis: (shape[axis], axis)) if axes and math.prod(shape) >= MIN_SPLIT else None
+
+
+def _model_parallel() -> Distribution:
+    devices = keras.distribution.list_devices()
+    keras.distribution.set_distribution(FullySharded(devices))
     return Distribution(replicas=len(devices))
 
 
@@ -135,6 +178,7 @@ def check_cluster(text: str) -> None:
 
 _OPEN: dict[str, Callable[[], Distribution]] = {
     "data_parallel": _data_parallel,
+    "model_parallel": _model_parallel,
     "mirrored": _mirrored,
     "multi_worker": _multi_worker,
     "tpu": _tpu,

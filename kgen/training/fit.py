@@ -13,7 +13,7 @@ from kgen.backend.stream import Watched
 from kgen.config import FitConfig
 from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
-from kgen.errors import DataError, RunError
+from kgen.errors import ConfigError, DataError, RunError
 from kgen.pipeline.loss_model import LossModel
 from kgen.storage.background import BackgroundWriter
 from kgen.training.callbacks import (
@@ -58,7 +58,12 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
     optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.averages)
-    model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation, remat=fit.remat)
+    model.compile(
+        optimizer,
+        gradient_accumulation=fit.gradient_accumulation,
+        remat=fit.remat,
+        steps_per_execution=fit.steps_per_execution,
+    )
 
 
 def train(
@@ -90,11 +95,12 @@ def train(
         stage: The name of the training, for the loggers.
 
     Raises:
+        ConfigError: the batch size does not suit the devices, or `steps_per_execution` the newest checkpoint.
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
     distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
     checkpoints = Checkpoints(folder / "checkpoints", fit.keep, writer := BackgroundWriter())
-    start = checkpoints.restore(model, fit.steps)
+    start = _restored(checkpoints, model, fit)
 
     def tell(step: int, values: Any) -> None:
         for listener in listeners:
@@ -103,7 +109,7 @@ def train(
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
     journal = Journal(own_folder, _columns(model), start, tell, loggers if chief else None, stage)
-    batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
+    batches = Watched(data.training(start=start, seed=seed), data.several_shapes, fit.steps_per_execution)
     position, signals = Position(start), StopSignals()
     before = [sample_every if render else 0, evaluate_every if evaluate else 0]
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before, chief)
@@ -135,6 +141,17 @@ def train(
             snapshots.save_at(step)
         saver.save_at(step)  # if a callback ended the training
         return Progress(step, signals.received, journal.seconds)
+
+
+def _restored(checkpoints: Checkpoints, model: LossModel, fit: FitConfig) -> int:
+    """Loads the newest checkpoint, and returns its step. Raises ConfigError if calls of several steps do not fit it."""
+    start = checkpoints.restore(model, fit.steps)
+    if start % fit.steps_per_execution:
+        raise ConfigError(
+            f"fit.steps_per_execution: {fit.steps_per_execution} does not divide {start}, the step of the newest "
+            "checkpoint, from which the training continues: choose a number that does, such as 1"
+        )
+    return start
 
 
 def _columns(model: LossModel) -> list[str]:

@@ -7,7 +7,6 @@ activations becomes smaller, because one micro-batch after the other goes throug
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,15 +82,10 @@ def train_function(model: Model, share: Share, count: int) -> Callable[[Iterator
     begin, add, finish = program(zeros), program(accumulate), program(update)
 
     def function(iterator: Iterator[Any]) -> Any:
-        logs = None
-        for data in itertools.islice(iterator, model.steps_per_execution):
-            totals = begin()
-            for index in range(count):
-                totals = add(data, tf.constant(index), *totals)
-            logs = reduce_per_replica(finish(*totals), strategy, "auto")
-        if logs is None:
-            raise StopIteration  # Keras ends the epoch
-        return logs
+        data, totals = next(iterator), begin()
+        for index in range(count):
+            totals = add(data, tf.constant(index), *totals)
+        return reduce_per_replica(finish(*totals), strategy, "auto")
 
     return function
 

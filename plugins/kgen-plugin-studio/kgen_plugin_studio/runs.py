@@ -73,7 +73,7 @@ class Summary:
         name: The name on the page.
         parts: Its generator and its encoder.
         step: The number of training steps.
-        finished: When it was finished; "": it is not.
+        finished: When it was finished, or "not yet"; "": it is a folder that `kgen.save` wrote.
         scores: Its main scores by name: the mean, and the split that was measured.
         samples: The address of its newest samples; None: there are none.
         report: The address of its report; None: there is none yet.
@@ -102,7 +102,7 @@ def summarize(name: str, run: Path) -> Summary:
         name=name,
         parts=", ".join(components[kind]["id"] for kind in ("generator", "encoder") if kind in components),
         step=manifest.get("step", 0),
-        finished=manifest.get("finished") or "",
+        finished=manifest.get("finished") or ("not yet" if (run / "config.yaml").is_file() else ""),
         scores={
             f"{result['metric']} {result['name']} ({result['split']})": result["mean"]
             for result in evaluation.get("results", [])

@@ -66,7 +66,7 @@ class Studio:
     """The runs, their loaded models, and the folder for images.
 
     Args:
-        runs: The run directories by name.
+        runs: The run directories by the words that name them on the command line, as from `find_runs`.
         output: The folder in which each generation makes a folder of its own.
         keep: Number of models that stay loaded.
         search: Whether to look for new runs in the folder `runs`.
@@ -111,7 +111,7 @@ class Studio:
                 with self._busy, _messages(outcome.messages):
                     one = self._placed(name, request)
                     outcome.files += [(path, name) for path in write_images(one, self._models, on_step)]
-                outcome.commands.append(one.command_line())
+                outcome.commands.append(dataclasses.replace(one, run=Path(name)).command_line())
             except KgenError as error:
                 outcome.messages.append(f"error: {error}" if len(names) == 1 else f"error: {name}: {error}")
             except OSError as error:
@@ -146,9 +146,8 @@ class Studio:
             images: The files of the images.
             options: The options of the command, by the names of `ImageCommand.words`.
         """
-        run = self.runs[name]
-        folder = self._new_folder(f"{command.name}-{run.resolve().name}")
-        words = command.words(run, images, folder, **options)
+        folder = self._new_folder(f"{command.name}-{self.runs[name].resolve().name}")
+        words = command.words(Path(name), images, folder, **options)
         with self._busy:
             done = subprocess.run([sys.executable, "-m", "kgen.cli", *words], capture_output=True, text=True)
         messages = [done.stderr.strip()] if done.returncode else _warnings(done.stderr)

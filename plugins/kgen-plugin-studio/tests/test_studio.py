@@ -27,12 +27,13 @@ def studio(run: Path, tmp_path: Path) -> Studio:
 
 
 def test_images_are_those_of_the_command_that_the_page_shows(
-    studio: Studio, run: Path, execute: Callable[[str], None]
+    run: Path, tmp_path: Path, execute: Callable[[str], None]
 ) -> None:
     request = kgen.ImageRequest(
         run=run, prompts=("red heart", "-blue star"), number=2, seed=7, settings=("steps=2", "guidance=3")
     )
-    outcome = studio.generate(["tiny"], request)
+    studio = Studio({str(run): run}, tmp_path / "studio")
+    outcome = studio.generate([str(run)], request)
     files = [path for path, name in outcome.files]
     assert len(files) == 4 and not [text for text in outcome.messages if text.startswith("error")]
     before = [path.read_bytes() for path in files]
@@ -41,7 +42,7 @@ def test_images_are_those_of_the_command_that_the_page_shows(
     (line,) = outcome.commands
     execute(line)
     assert [path.read_bytes() for path in files] == before
-    assert studio.generate(["tiny"], request).files[0][0] != files[0], "each click has a folder of its own"
+    assert studio.generate([str(run)], request).files[0][0] != files[0], "each click has a folder of its own"
 
 
 def test_errors_of_kgen_are_messages(studio: Studio, run: Path) -> None:

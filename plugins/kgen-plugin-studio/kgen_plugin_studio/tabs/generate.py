@@ -14,6 +14,7 @@ from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
 from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.tabs.sources import source_inputs
 
 
@@ -87,7 +88,9 @@ def _made(studio: Studio, names: list[str], request: ImageRequest, steps: bool) 
         if isinstance(made, Outcome):
             yield _to_results(made)
         else:
-            images = gr.Gallery([Image.fromarray(image.squeeze()) for image in made], columns=4, selected_index=None)
+            images = gr.Gallery(
+                [Image.fromarray(image.squeeze()) for image in made], columns=min(len(made), 4), selected_index=None
+            )
             yield ("", images, *(gr.skip() for _ in range(3)))
 
 
@@ -133,13 +136,9 @@ def _input(field: Field) -> gr.components.Component:
 def _results() -> list[gr.components.Component]:
     """The components that show an outcome: messages, images, metadata, command lines and files."""
     message = gr.HTML(elem_id="message")
-    gallery = gr.Gallery(
-        label="Images", columns=4, object_fit="contain", interactive=False, elem_id="images", buttons=["fullscreen"]
-    )
+    gallery = image_gallery("images")
     facts = gr.JSON(label="Metadata of the selected image", visible=False, elem_id="facts")
-    command = gr.Code(
-        label="The command that makes the same files", language="shell", visible=False, elem_id="command", lines=1
-    )
+    command = command_box("The command that makes the same files", "command")
     files = gr.Files(label="Download", interactive=False, visible=False, elem_id="files")
 
     def select(images: list[Any], event: gr.SelectData) -> Any:
@@ -168,7 +167,9 @@ def _to_results(outcome: Outcome) -> tuple[Any, ...]:
         shown_images = [(str(path), name) for row in rows for path, name in zip(row, by_run, strict=True)]
     return (
         shown(outcome.messages),
-        gr.Gallery(shown_images, columns=len(by_run) if len(by_run) > 1 else 4, selected_index=None),
+        gr.Gallery(
+            shown_images, columns=len(by_run) if len(by_run) > 1 else min(len(files), 4) or 1, selected_index=None
+        ),
         gr.JSON(None, visible=False),
         gr.Code("\n".join(outcome.commands), visible=bool(outcome.commands)),
         gr.Files(files, visible=bool(files)),

@@ -13,6 +13,7 @@ from kgen_plugin_studio.image_commands import COMMANDS, ImageCommand
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
 from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.uploads import keep_image
 
 
@@ -33,11 +34,9 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
             button = gr.Button("Run", variant="primary", elem_id="process")
         with gr.Column(scale=3, min_width=320):
             message = gr.HTML()
-            gallery = gr.Gallery(
-                label="Images", columns=2, object_fit="contain", interactive=False, elem_id="processed"
-            )
+            gallery = image_gallery("processed")
             text = gr.Textbox(label="Captions", lines=4, visible=False, interactive=False, elem_id="captions")
-            command = gr.Code(label="The command that gives the same", language="shell", lines=1, elem_id="image-line")
+            command = command_box("The command that gives the same", "image-line")
 
     def fit(label: str) -> tuple[Any, ...]:
         """Shows the fields that the command has."""
@@ -61,7 +60,12 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
         except KgenError as error:
             outcome = Outcome(messages=[f"error: {error}"])
         paths = [str(path) for path, _ in outcome.files]
-        return shown(outcome.messages), paths, outcome.text, "\n".join(outcome.commands)
+        return (
+            shown(outcome.messages),
+            gr.Gallery(paths, columns=min(len(paths), 2) or 1),
+            outcome.text,
+            gr.Code("\n".join(outcome.commands), visible=bool(outcome.commands)),
+        )
 
     chosen.change(fit, chosen, [prompt, number, gallery, text], show_progress="hidden")
     button.click(

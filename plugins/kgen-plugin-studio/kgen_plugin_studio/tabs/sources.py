@@ -33,10 +33,13 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
     default = abilities.strength
     with gr.Accordion("Start from an image", open=False):
         if abilities.inpaints:
+            gr.HTML(
+                '<p class="studio-empty">Paint over the part that shall change, or nothing to change all of it.</p>'
+            )
             editor = gr.ImageEditor(
                 type="pil",
                 format="png",
-                label="Image; paint over the part that shall change, or nothing for all of it",
+                label="Image",
                 brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
                 transforms=(),
                 layers=False,

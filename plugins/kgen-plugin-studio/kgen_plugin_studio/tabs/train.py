@@ -31,7 +31,9 @@ def train_tab(studio: Studio) -> list[gr.Dropdown]:
                 resuming = gr.Button("Resume", elem_id="resume")
             answer = gr.HTML(elem_id="answer")
         with gr.Column(scale=3, min_width=320):
-            loss = gr.LinePlot(_frame([]), x="step", y="value", color="name", title="Loss", height=260)
+            loss = gr.LinePlot(
+                x="step", y="value", color="name", title="Loss", y_title=" ", color_title=" ", height=260
+            )
             samples = gr.HTML(elem_id="samples")
 
     def look(name: str) -> tuple[Any, ...]:
@@ -39,7 +41,7 @@ def train_tab(studio: Studio) -> list[gr.Dropdown]:
         try:
             progress = read_progress(studio.runs[name])
         except KgenError as error:
-            return shown([f"error: {error}"]), _frame([]), ""
+            return shown([f"error: {error}"]), None, ""
         return summary_of(progress), _frame(progress.losses), _linked(name, studio.runs[name], progress.sample)
 
     def stop_it(name: str) -> str:
@@ -102,5 +104,6 @@ def _linked(name: str, run: Path, grid: Path | None) -> str:
     return f'<a href="{address}" target="_blank">{image}</a>{link}'
 
 
-def _frame(losses: list[tuple[int, str, float]]) -> pd.DataFrame:
-    return pd.DataFrame(losses, columns=["step", "name", "value"])
+def _frame(losses: list[tuple[int, str, float]]) -> pd.DataFrame | None:
+    """The losses for the plot; None if there are none, because an empty plot would keep its axes and colors."""
+    return pd.DataFrame(losses, columns=["step", "name", "value"]) if losses else None
