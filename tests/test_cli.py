@@ -228,6 +228,8 @@ def test_run_trains_and_prints_where_its_results_are(trained: Trained) -> None:
     report = (directory / "report.html").read_text()
     assert "Images over time" in report and "waiting for input (a part of training)" in report
     assert "the training" in report and "the loader alone" in report
+    differing = report[report.index("differ from their default values") : report.index("<details>")]
+    assert "generator: toy/means" in differing and "  steps: " in differing and "log_every: 50" not in differing
 
 
 def test_a_run_first_prints_how_its_images_were_read(kgen, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import kgen
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.short_keys import load_run_file
+from kgen.config.shortened import shortened
 from kgen.config.source import parse_value, read_file
 from kgen.parts.construction import make_dataset
 
@@ -410,6 +411,32 @@ def test_every_shipped_run_file_is_valid(path: Path, validator: Any) -> None:
     config = RunConfig.load(path)
     assert RunConfig.from_dict(config.dump()) == config
     assert not list(validator.iter_errors(config.dump()))
+    assert RunConfig.from_dict(shortened(config)) == config
+
+
+def test_defaults_are_left_out() -> None:
+    given = {
+        "data": "squares",
+        "encoder": ["letters", {"name": "letters", "condition_dropout": 0.5}],
+        "generator": "means",
+        "decoder": "kgen/identity",
+        "fit": {"steps": 3, "ema": 0.5, "log_every": 50, "optimizer": {"name": "kgen/adamw", "beta_2": 0.999}},
+        "sample": {"every": 500, "seed": 0},
+        "evaluate": {"images": 8, "seeds": 1, "metrics": ["brightness"]},
+    }
+    config = RunConfig.from_dict(given)
+    assert shortened(config) == {
+        "name": "run",
+        "data": "toy/squares",
+        "encoder": {
+            "name": "kgen/joint",
+            "encoders": ["toy/letters", {"name": "toy/letters", "condition_dropout": 0.5}],
+        },
+        "generator": "toy/means",
+        "fit": {"steps": 3, "ema": 0.5},
+        "evaluate": {"images": 8, "metrics": ["toy/brightness"]},
+    }
+    assert RunConfig.from_dict(shortened(config)) == config
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgen.config import RunConfig
+from kgen.config.shortened import shortened
+from kgen.config.source import to_yaml
 from kgen.config.staged import STAGED
+from kgen.errors import KgenError
 from kgen.evaluation.proxy import ProxyScore, read_proxy_scores
 from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
@@ -60,6 +64,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         timings=list(timings.items()),
         longest=max(timings.values(), default=0.0),
         speeds=_speeds(rows),
+        short_config=_short_config(directory),
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
     )
@@ -87,6 +92,14 @@ def add_to_report(path: str | Path, name: str, section: ReportSection, credit: s
         write_section(directory, name, section)
         if directory.report.is_file():
             write_report(directory, credit)
+
+
+def _short_config(directory: RunDirectory) -> str:
+    """The keys of the run file that differ from the defaults; "" if a plugin is missing here."""
+    try:
+        return to_yaml(shortened(RunConfig.load(directory.config)))
+    except KgenError:
+        return ""
 
 
 def _sections(directory: RunDirectory) -> list[dict[str, Any]]:

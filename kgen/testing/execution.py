@@ -49,6 +49,7 @@ def swap_first(batch: Tree, other: Tree) -> Tree:
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.05) -> None:
     """Adds a little noise to the trainable weights, because layers that start at zero hide errors before them."""
+    assert layer.trainable_variables or not layer.weights, f"all weights of {layer.name} are frozen"
     rng = np.random.default_rng(0)
     for variable in layer.trainable_variables:
         noise = scale * rng.standard_normal(tuple(variable.shape))

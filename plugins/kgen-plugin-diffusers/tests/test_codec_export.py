@@ -24,6 +24,7 @@ def saved(path: Path, network: dict[str, Any]) -> kgen.Decoder:
     """A saved pipeline whose autoencoder has random weights, none of which are zero, and a measured scale."""
     decoder = {"name": "codecs/kl-autoencoder", "channels": 3, "network": {"width": 16, "patch": 1, **network}}
     pipeline = kgen.assemble(encoder="none", generator=GENERATOR, decoder=decoder, image_space=(16, 24, 3))
+    pipeline.decoder.trainable = True  # a pipeline freezes its decoder
     perturb(pipeline.decoder)
     for half in (pipeline.decoder.encoder_network, pipeline.decoder.decoder_network):
         if half.attention is not None:  # weights that are nearly equal would hide the scale of the queries

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 import kgen
 from kgen.config import RunConfig
+from kgen.options import part as option
 from kgen.options import plain
 from kgen.random import noise_keys, sample
 
@@ -160,6 +161,19 @@ def test_a_run_file_for_the_pipeline(folder: Path) -> None:
     assert plain(generator._schedule) == plain(Discrete(betas="scaled-linear", beta_start=0.00085, beta_end=0.012))
     assert config.generator.options["prediction"] == "eps"
     assert config.fit.trainable == ("generator/model/network/*/attn2/kv",)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_the_noise_schedule_of_a_folder(betas: str, zero_snr: bool, folder: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    shutil.copytree(folder, tmp_path / "copied")
+    there = diffusers.DDIMScheduler(200, beta_schedule=betas, rescale_betas_zero_snr=zero_snr)
+    there.save_pretrained(tmp_path / "copied" / "scheduler")
+    config = RunConfig.from_dict(yaml.safe_load(run_file(tmp_path / "copied")))
+    schedule = option("diffusion.schedule", config.generator.options["schedule"])
+    np.testing.assert_allclose(schedule.alphas_cumprod(), there.alphas_cumprod.numpy(), rtol=1e-4, atol=1e-7)
 
 
 def test_the_exported_network_is_that_of_the_folder(ours: kgen.Pipeline, folder: Path, tmp_path: Path) -> None:

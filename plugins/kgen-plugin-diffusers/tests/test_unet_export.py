@@ -36,6 +36,7 @@ def saved(
     )
     perturb(pipeline.generator)
     if decoder is CODEC:
+        pipeline.decoder.trainable = True  # a pipeline freezes its decoder
         perturb(pipeline.decoder)
         images = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3)).astype("uint8")
         pipeline.decoder.calibrate([images])
