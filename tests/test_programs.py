@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import typing
+import weakref
 from typing import Annotated, Any
 
 import keras
@@ -15,6 +17,7 @@ from pydantic import Field
 
 import kgen
 from kgen import Static, is_static
+from kgen.backend.compiled import Compiled
 from kgen.backend.programs import Programs, program_batch
 from kgen.options import option_model, options, split_options, supplied
 from kgen.parts.construction import find
@@ -104,6 +107,23 @@ def test_the_least_recently_used_program_is_dropped() -> None:
     for key in (1, 2, 1, 3, 1, 2):
         programs.get(key, lambda key=key: made.append(key) or object())
     assert made == [1, 2, 3, 2] and len(programs) == 2
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends have no such graphs")
+def test_a_dropped_program_leaves_no_graph_behind() -> None:
+    """TensorFlow registers a gradient for each SiLU of a graph, for ever, and the gradient refers to the graph."""
+    graphs: list[Any] = []
+
+    def function(batch: dict[str, Any]) -> Any:
+        graphs.append(weakref.ref(batch["x"].graph))
+        return ops.silu(batch["x"])
+
+    program = Compiled(function, [])
+    program.run({"x": np.ones((1, 4), np.float32)}, 1, 1)
+    assert graphs and graphs[0]() is not None
+    del program
+    gc.collect()
+    assert all(graph() is None for graph in graphs)
 
 
 class Counting(Painter):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kgen.backend.devices import compile_sampling
+from kgen.backend.gradients import no_registered_gradients
 from kgen.backend.programs import program_batch
 from kgen.backend.stream import Batch, slices, stream
 
@@ -63,7 +64,8 @@ class Compiled(keras.Model):  # type: ignore[misc]
         compiled: set[int] = self.sizes[_form(batch)]
         compiled.add(size := program_batch(count, batch_size, compiled))
         batches = slices(batch, size)
-        made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
+        with no_registered_gradients():  # so that a program that is dropped can be deleted
+            made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
         return keras.tree.map_structure(lambda array: np.asarray(array)[:count], made)
 
 

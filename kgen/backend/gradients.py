@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,6 +32,28 @@ def no_gradients() -> AbstractContextManager[Any]:
     import torch
 
     return torch.no_grad()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def no_registered_gradients() -> Iterator[None]:
+    """Removes the gradients that TensorFlow registers in the block. Graphs that are traced in it can have no gradients.
+
+    For each SiLU of a graph, as for everything that `tf.custom_gradient` makes, TensorFlow registers a function for the
+    life of the process. This function refers to the graph, which could therefore never be deleted. No other thread may
+    trace a graph that needs gradients at the same time.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework import ops
+
+    registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})  # a later release may have another
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in registered.keys() - before:
+            del registered[name]
 
 
 def densify(optimizer: keras.optimizers.Optimizer) -> None:
