@@ -171,10 +171,13 @@ def test_only_the_painted_part_of_an_image_changes(page: Any, tokens: Path, tmp_
         page.goto(address)
         fill(page, "prompt", "red heart")
         page.get_by_text("Start from an image").click()
-        page.locator("#source input[type=file]").first.set_input_files(str(tmp_path / "source.png"))
         canvas = page.locator("#source canvas").first
         canvas.wait_for()
-        page.wait_for_timeout(2000)  # the editor fits the image into the canvas
+        page.get_by_text("Upload an image").wait_for()
+        page.wait_for_timeout(2000)  # until the editor is ready
+        page.locator("#source input[type=file]").first.set_input_files(str(tmp_path / "source.png"))
+        page.get_by_text("Upload an image").wait_for(state="hidden")
+        page.wait_for_timeout(2000)  # until the image fits into the canvas
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

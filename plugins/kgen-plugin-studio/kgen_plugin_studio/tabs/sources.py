@@ -31,7 +31,8 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
     if abilities.strength is None:
         return [], dict
     default = abilities.strength
-    with gr.Accordion("Start from an image", open=False):
+    wanted, inputs = _optional("Start from an image")
+    with inputs:
         if abilities.inpaints:
             gr.HTML(
                 '<p class="studio-empty">Paint over the part that shall change, or nothing to change all of it.</p>'
@@ -51,29 +52,39 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
             0.01, 1.0, default, step=0.01, label="Strength", info="How much the image changes", elem_id="strength"
         )
 
-    def read(value: Any, share: float) -> Source:
+    def read(wanted: bool, value: Any, share: float) -> Source:
         """The image, the mask if something is painted, and the strength if it is not the default."""
+        if not wanted:
+            return {}
         image, layers = (value["background"], value["layers"]) if isinstance(value, dict) else (value, [])
         if image is None or (image.mode == "RGBA" and image.getbbox() is None):  # an empty canvas is transparent
             return {}
         strength = None if share == default else share
         return {"images": (keep_image(folder, image),), "mask": keep_mask(folder, layers or []), "strength": strength}
 
-    return [editor, share], read
+    return [wanted, editor, share], read
+
+
+def _optional(label: str) -> tuple[gr.Checkbox, gr.Column]:
+    """A checkbox, and a column that is shown while it is checked. A hidden image editor would not know its width."""
+    wanted, inputs = gr.Checkbox(False, label=label), gr.Column(visible=False)
+    wanted.change(lambda shown: gr.Column(visible=shown), wanted, inputs, show_progress="hidden")
+    return wanted, inputs
 
 
 def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[..., Source]]:
     """The inputs for a decoder of embeddings of images: two images, and positions between them."""
-    with gr.Accordion("Blend two images", open=False):
+    wanted, inputs = _optional("Blend two images")
+    with inputs:
         with gr.Row():
             images = [gr.Image(type="pil", format="png", label=label, min_width=120) for label in ("One", "Other")]
         positions = gr.Textbox(
             "0 0.25 0.5 0.75 1", label="Positions", info="From 0, the first image, to 1, the other one", elem_id="blend"
         )
 
-    def read(one: Any, other: Any, text: str) -> Source:
+    def read(wanted: bool, one: Any, other: Any, text: str) -> Source:
         """The two images and the positions, if there is an image."""
-        given = [image for image in (one, other) if image is not None]
+        given = [image for image in (one, other) if wanted and image is not None]
         if not given:
             return {}
         try:
@@ -82,4 +93,4 @@ def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[.
             raise ConfigError(f"positions {text!r}: must be numbers from 0 to 1, such as 0 0.5 1") from error
         return {"images": tuple(keep_image(folder, image) for image in given), "blend": blend or (0.5,)}
 
-    return [*images, positions], read
+    return [wanted, *images, positions], read
