@@ -121,6 +121,7 @@ def test_texts_of_keras_hub(name: str, request: pytest.FixtureRequest) -> None:
     assert encoder.unread("red") == "" and encoder.unread("x " * 20).startswith("CLIP reads only 12 of its 22 tokens")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="KerasHub generates wrong images on other backends")
 @pytest.mark.parametrize("name", ["sd3", "sd35"])
 def test_images_of_keras_hub(name: str, request: pytest.FixtureRequest) -> None:
     """On PyTorch, which compiles nothing, KerasHub's second call is right, too."""

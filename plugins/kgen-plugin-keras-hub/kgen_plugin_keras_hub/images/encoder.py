@@ -131,7 +131,8 @@ class PresetImage(PresetEncoder):
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         images = self.preprocessing.normalized(ops.cast(tokens["image"], "float32") / 127.5 - 1.0)  # (B, S, S, 3)
-        sequence, pooled = self.embed(ops.cast(images, self.compute_dtype), training and not self.frozen)
+        made = self.embed(ops.cast(images, self.compute_dtype), training and not self.frozen)
+        sequence, pooled = (ops.cast(x, self.compute_dtype) for x in made)  # some layers of KerasHub return float32
         given = ops.cast(tokens["given"], self.compute_dtype)[:, None]  # (B, 1)
         pooled = pooled * given  # (B, P)
         if self.pool:
