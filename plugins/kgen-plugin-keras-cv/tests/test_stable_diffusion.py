@@ -197,6 +197,7 @@ def test_conditions_and_latents_that_do_not_fit(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 class TestConformance(GeneratorConformance):
     generate_options: ClassVar = ({"sampler": "ddim", "spacing": "linspace", "steps": 2, "guidance": 2.0},)
+    tolerance: ClassVar = 1e-3  # the network has random weights, and its samples reach 50
     learns: ClassVar = False  # in so few steps, and with so many layers
     replicas: ClassVar = False  # the losses are those of kgen-plugin-diffusion
     fit_steps: ClassVar = 20
