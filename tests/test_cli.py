@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import yaml
 from command_line import EXECUTABLE, Trained, environment, quickest_backend
 from PIL import Image
 
@@ -293,6 +295,19 @@ def test_generate_distinguishes_prompts_from_words_and_enlarges(kgen, trained: T
     twice = kgen("generate", trained.directory, "red", "red", "-o", "many/", cwd=tmp_path)
     copies = [Image.open(tmp_path / name).text["copy"] for name in twice.out.split()]
     assert copies == ["0", "1"]
+
+
+def test_generate_says_which_options_of_the_run_it_does_not_use(kgen, trained: Trained, tmp_path: Path) -> None:
+    directory = shutil.copytree(trained.directory, tmp_path / "own")
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    config["sample"]["options"] = {"strength": 0.5, "decoder": {"tile": 64}}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    said = "note: the samples and scores of this run have other options: "
+    done = kgen("generate", directory, "red", cwd=tmp_path)
+    assert f"{said}--set strength=0.5 --set decoder.tile=64" in done.err and done.status == 0, done
+    done = kgen("generate", directory, "red", "--set", "strength=0.1", cwd=tmp_path)
+    assert f"{said}--set decoder.tile=64" in done.err and done.status == 0, done
+    assert said not in kgen("generate", trained.directory, "red", cwd=tmp_path).err
 
 
 def test_a_grid_is_not_an_image_to_start_from(kgen, trained: Trained, tmp_path: Path) -> None:

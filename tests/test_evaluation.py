@@ -222,6 +222,7 @@ def test_another_metric_joins_those_of_the_run(kgen: Callable[..., Any], copy: P
     ]
     assert "retrieval R@1" in (copy / "report.html").read_text() and "brightness" not in done.out
     done = kgen("evaluate", copy, "--metric", "retrieval", "--set", "sample.seed=4")
+    assert "note: config.yaml of the run is changed: sample.seed: 0 there, 4 now" in done.out
     assert {r.metric for r in read_results(copy / "evaluation.json")} == {"retrieval"}, "those were other images"
 
 

@@ -70,13 +70,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_each_part_is_created_once(
     file: Path, tmp_path: Path, made: Counter[str], kgen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Data, encoder, generator and metric; and the run file is read once."""
+    """Data, encoder, generator and metric; and the run file is read once, besides its copy, which the report shows."""
     read, read_file = [], configurations.read_file
     monkeypatch.setattr("kgen.config.run_config.read_file", lambda path, *a: read.append(path) or read_file(path, *a))
     outcome: Outcome = kgen("run", file, cwd=tmp_path)
     assert outcome.status == 0, outcome
     assert made == dict.fromkeys((cls.__name__ for cls in PARTS), 1)
-    assert len(read) == 1
+    assert [path.name for path in read] == [file.name, "config.yaml"]
 
 
 @pytest.mark.slow

@@ -145,4 +145,7 @@ def test_the_report_plots_the_loss_by_level(monkeypatch: pytest.MonkeyPatch) -> 
         },
     )
     assert [plot[:2] for plot in plots[1:]] == [("step", "gradient norm")]
+    plots.clear()
+    _details(rows[1:2])
+    assert plots[0][2] == {"steps 1 to 20": [(0.25, 2.0), (0.75, 4.0)]}
     assert _details([]) == []

@@ -25,10 +25,12 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_run_file(tmp_path: Path) -> None:
     from kgen.config import RunConfig
+    from kgen.config.shipped import find_run_file
 
     (example,) = examples(read_page("README.md"), "yaml")
     (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
-    assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
+    shown, own = (RunConfig.load(path).dump() for path in (tmp_path / "readme.yaml", find_run_file("quickstart")))
+    assert {**shown, "name": "quickstart"} == own
     assert examples(read_page("docs/start.md"), "yaml") == [example]
 
 

@@ -115,7 +115,7 @@ def _require_one_size(names: Sequence[str], directories: Sequence[RunDirectory])
     for directory in directories:
         file = directory.model / PIPELINE
         if not file.is_file():
-            raise RunError(f"{directory.path} holds no trained pipeline: finish its training first")
+            raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
         shapes.append(read_description(file, PipelineDescription).image_shape)
     if len(set(shapes)) > 1:
         sizes = [f"{name}: {'x'.join(map(str, shape))}" for name, shape in zip(names, shapes, strict=True)]

@@ -57,6 +57,14 @@ def read_overrides(source: Source, overrides: Sequence[str]) -> list[Setting]:
     return settings
 
 
+def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def apply_setting(source: Source, setting: Setting, bare: Mapping[str, str | None]) -> None:
     """Sets a key, or reports why it cannot be set.
 

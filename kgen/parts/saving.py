@@ -97,7 +97,9 @@ def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[A
         folder = folder / "model"
     file = folder / PIPELINE
     if not file.is_file():
-        raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
+        raise RunError(
+            f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first, with 'kgen run'"
+        )
     description = read_description(file, PipelineDescription)
     known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
     try:

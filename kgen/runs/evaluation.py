@@ -214,6 +214,8 @@ def _record(
     new_images = not is_finished(directory) or any(change.key.startswith("sample.") for change in changes)
     kept = _others(directory, results) if keep and not new_images else []
     directory.prepare(config)
+    for change in (change for change in changes if not change.key.startswith("evaluate.metrics")):
+        log(f"note: config.yaml of the run is changed: {change}")
     if new_images:
         render_final(experiment, directory, pipeline)
     with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:

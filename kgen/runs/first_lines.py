@@ -70,7 +70,9 @@ def uncached(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
 
 
 def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterator[str]:
-    """Lines about a run that continues after `step` steps with a changed configuration."""
+    """Lines about a run that continues after `step` steps, perhaps with a changed configuration."""
+    if 0 < step < config.fit.steps:
+        yield f"continuing after step {step:,} of {config.fit.steps:,}"
     for change in changes:
         yield f"changed since the run began: {change}"
         if change.key == STEPS:

@@ -234,11 +234,12 @@ def _by_level(
     """
     rows, lines = [row for row in rows if row.get("loss")], list[Line]()
     for number in range(3):
-        part = rows[len(rows) * number // 3 : len(rows) * (number + 1) // 3]
+        start = len(rows) * number // 3
+        part = rows[start : len(rows) * (number + 1) // 3]
         means = {column: [y for _, y in _points(part, column)] for column in columns}
         points = [((low + high) / 2, statistics.mean(means[c])) for c, (low, high) in columns.items() if means[c]]
         if points:
-            before = int(rows[len(rows) * number // 3 - 1]["step"]) if number else 0
+            before = int(rows[start - 1]["step"]) if start else 0
             lines.append(Line(f"steps {before + 1:,} to {int(part[-1]['step']):,}", points))
     low, high = min(low for low, _ in columns.values()), max(high for _, high in columns.values())
     label = f"{name.replace('_', ' ')} in [{low:g}, {high:g}]"

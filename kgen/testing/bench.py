@@ -24,7 +24,7 @@ class Bench:
     def reset(self, perturbed: bool) -> None:
         """Resets the weights and seeds to their initial values, or to perturbed values, as if it had been trained."""
         restore(self._begin)
-        if perturbed:
+        if perturbed and self.component.trainable_variables:  # a pretrained encoder may have none
             perturb(self.component)
 
     def program(self, name: str, function: Callable[[Tree], Tree]) -> Program:

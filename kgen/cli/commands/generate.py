@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -131,6 +132,20 @@ def command(
 
     for path in write_images(request):
         log(str(path))
+    _note_own_options(request.run, request.settings)
+
+
+def _note_own_options(run: Path, settings: Sequence[str]) -> None:
+    """Notes that the grids and the scores of the run were sampled with options that these images do not have."""
+    from kgen.config.overrides import flattened
+    from kgen.config.source import read_file
+
+    if (file := run / "config.yaml").is_file():
+        given = {setting.partition("=")[0].strip() for setting in settings}
+        own = flattened(read_file(file).data.get("sample", {}).get("options", {}))
+        if missing := [f"--set {key}={json.dumps(value)}" for key, value in own.items() if key not in given]:
+            note = f"note: the samples and scores of this run have other options: {' '.join(missing)}"
+            print(printable(note), file=sys.stderr)
 
 
 def _note_single_words(prompts: Sequence[str]) -> None:
