@@ -121,7 +121,7 @@ class FitConfig(Section):
     (rematerialization, gradient checkpointing). It needs less memory, and about a third more time."""
     steps_per_execution: PositiveInt = 1
     """Number of steps in one call of the training function, between which there are no callbacks, and on JAX no Python
-    at all. It makes small networks faster; the weights do not depend on it. It must divide `steps` and all intervals,
+    at all. It makes small networks faster, and does not change the training. It must divide `steps` and all intervals,
     such as `log_every`. Callbacks see the last step of a call, after which Ctrl-C, SIGTERM and errors end the
     training."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
