@@ -116,7 +116,7 @@ class Checkpoints:
         self.writer.begin(step)
         frozen = frozen_state(model)
         state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
-        checked = {id(variable) for variable in model.trainable_variables}
+        checked = {id(variable) for variable in (*model.trainable_variables, *model.trackers["loss"].variables)}
         finite = [name for name, variable in state.items() if id(variable) in checked]
         if self.steps() and self._frozen.is_file():  # an earlier training may have left a file, but no checkpoint
             frozen = {}
