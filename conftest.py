@@ -53,6 +53,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def _uses_xla() -> None:
+    """Each test may use XLA, however many programs it has compiled for others in this process."""
+    if (compiled := sys.modules.get("kgen.backend.compiled")) is not None:
+        compiled.xla_programs.count = 0
+
+
 MARKERS = ("slow", "backends", "portable")
 
 MARK = re.compile(rf"\bmark\.({'|'.join(MARKERS)})\b")

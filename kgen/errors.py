@@ -66,6 +66,10 @@ class BiasedMetricWarning(UserWarning):
     """A metric judges images by the model that their generator has as its encoder, which favors them."""
 
 
+class XlaLimitWarning(UserWarning):
+    """A process on TensorFlow has as many programs of XLA as it may have; further programs are not compiled by XLA."""
+
+
 class HookWarning(UserWarning):
     """A plugin's hook failed; kgen continues without it."""
 

@@ -109,15 +109,16 @@ def test_an_interrupted_training_waits_for_its_checkpoint(tmp_path: Path, monkey
 
 
 @pytest.mark.portable
-def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(step: int, values: Any) -> None:
-        pipeline.trainable_variables[0].assign(pipeline.trainable_variables[0] * np.nan)
-
+@pytest.mark.parametrize("spoiled", ["a weight", "the running loss"])
+def test_numbers_that_are_not_finite_are_not_written(spoiled: str, tmp_path: Path) -> None:
+    """A loss can be infinite while the weights are finite: with loss scaling, such a step changes no weight."""
     pipeline, _ = run(tmp_path, 4, Patterns())
-    spoil(4, {})
+    loss = pipeline.trackers["loss"].variables[0]
+    variable = pipeline.trainable_variables[0] if spoiled == "a weight" else loss
+    variable.assign(variable * np.nan)
     checkpoints = Checkpoints(tmp_path / "checkpoints", 9)
     checkpoints.save(5, pipeline)
-    with pytest.raises(kgen.RunError, match=r"diverged before step 5: .*; the checkpoint of step 4 is kept"):
+    with pytest.raises(kgen.RunError, match=r"diverged by step 5: .*; the checkpoint of step 4 is kept"):
         checkpoints.writer.wait()
     assert checkpoints.steps() == [4]
 

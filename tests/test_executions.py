@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from test_training import Vanishing, make, run
 
 import kgen
@@ -80,6 +81,37 @@ def test_an_error_in_the_data_costs_the_steps_of_one_call(tmp_path: Path) -> Non
     same(state(whole), state(resumed))
     with pytest.raises(kgen.ConfigError, match=r"steps_per_execution: 3 does not divide 8, the step of the newest"):
         run(tmp_path / "broken", 12, Vanishing(), steps_per_execution=3, **dict.fromkeys(EVERY, 12))
+
+
+class Diverging(Loader):
+    """The sixth batch has a loss that is NaN."""
+
+    def training(self, *, start: int = 0, seed: int = 0) -> Iterable[dict[str, Any]]:
+        batches = itertools.islice(super().training(start=start, seed=seed), 16 - start)
+        return [
+            {**batch, "weight": np.full(4, np.nan if number == 6 else 1.0, np.float32)}
+            for number, batch in enumerate(batches, start + 1)
+        ]
+
+
+@pytest.mark.backends
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    """It occurs within the second call, of which nothing is saved or logged."""
+    options: dict[str, Any] = {**EVERY, "steps_per_execution": 4}
+    with pytest.raises(kgen.RunError, match=r"diverged by step 8: .*; the checkpoint of step 4 is kept"):
+        run(tmp_path, 8, Vanishing(), loader=Diverging, **options)
+    assert Checkpoints(tmp_path / "checkpoints", 1).steps() == [4]
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")] == ["4"]
+    saved = load_file(tmp_path / "checkpoints" / "step-00000004.safetensors")
+    assert saved and all(np.isfinite(array).all() for array in saved.values())
+
+
+@pytest.mark.portable
+def test_a_checkpoint_between_two_rows_is_not_written_after_such_a_loss(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**EVERY, "log_every": 16, "validate_every": 16, "steps_per_execution": 4}
+    with pytest.raises(kgen.RunError, match=r"diverged by step 8: .*; the checkpoint of step 4 is kept"):
+        run(tmp_path, 16, Vanishing(), loader=Diverging, **options)
+    assert Checkpoints(tmp_path / "checkpoints", 1).steps() == [4]
 
 
 @pytest.mark.portable

@@ -17,8 +17,10 @@ from pydantic import Field
 
 import kgen
 from kgen import Static, is_static
+from kgen.backend import compiled
 from kgen.backend.compiled import Compiled
-from kgen.backend.programs import Programs, program_batch
+from kgen.backend.programs import Programs, XlaPrograms, program_batch
+from kgen.errors import XlaLimitWarning
 from kgen.options import option_model, options, split_options, supplied
 from kgen.parts.construction import find
 from kgen.plugins.discovery import registry
@@ -28,6 +30,7 @@ from kgen.testing.execution import Program, as_arrays, evaluate, perturb, tensor
 from kgen.testing.inputs import random_conditions, random_latents
 
 SPACE = kgen.Space("continuous", (8, 8, 3))
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends delete programs")
 TRACED_ONCE = keras.backend.backend() != "torch"
 """PyTorch compiles nothing, and runs a method at every call."""
 
@@ -109,7 +112,7 @@ def test_the_least_recently_used_program_is_dropped() -> None:
     assert made == [1, 2, 3, 2] and len(programs) == 2
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends have no such graphs")
+@on_tensorflow
 def test_a_dropped_program_leaves_no_graph_behind() -> None:
     """TensorFlow registers a gradient for each SiLU of a graph, for ever, and the gradient refers to the graph."""
     graphs: list[Any] = []
@@ -124,6 +127,37 @@ def test_a_dropped_program_leaves_no_graph_behind() -> None:
     del program
     gc.collect()
     assert all(graph() is None for graph in graphs)
+
+
+@on_tensorflow
+def test_xla_compiles_a_limited_number_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow frees graphs, but nothing that XLA has compiled. The results are the same up to rounding errors."""
+    monkeypatch.setattr(compiled, "xla_programs", XlaPrograms(limit=1))
+
+    def function(batch: dict[str, Any]) -> Any:
+        return ops.fori_loop(0, 5, lambda step, x: ops.softmax(2.0 * x), batch["x"])
+
+    batch, found = {"x": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}, []
+    with pytest.warns(XlaLimitWarning, match="XLA has compiled 1 programs in this process, .* A new process") as told:
+        for loops in (False, True, True, True):
+            program = Compiled(function, [], loops)
+            found.append((program.jit_compile, program.run(batch, 2, 2)))
+    assert [jit for jit, _ in found] == [False, True, False, False] and len(told) == 1
+    for _, made in found:
+        np.testing.assert_allclose(made, found[0][1], rtol=1e-5)
+
+
+@on_tensorflow
+def test_kernels_of_a_dropped_program_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They took 0.4 MiB for each set of options (`benchmarks/options_memory.py`)."""
+    from tensorflow.python.eager import context
+
+    dropped: list[int] = []
+    monkeypatch.setattr(context.context(), "clear_kernel_cache", lambda: dropped.append(len(programs)))
+    programs = Programs(limit=2)
+    for key in range(4):
+        programs.get(key, object)
+    assert dropped == [2, 2]
 
 
 class Counting(Painter):

@@ -12,10 +12,13 @@ import numpy as np
 
 from kgen.backend.devices import compile_sampling
 from kgen.backend.gradients import no_registered_gradients
-from kgen.backend.programs import program_batch
+from kgen.backend.programs import XlaPrograms, program_batch
 from kgen.backend.stream import Batch, slices, stream
 
 Tensor = Any
+
+xla_programs = XlaPrograms()
+"""The programs of this process that XLA compiles."""
 
 
 class Compiled(keras.Model):  # type: ignore[misc]
@@ -44,7 +47,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
         object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
         compilable = not calls_host or keras.backend.backend() != "tensorflow"  # XLA there cannot call Python
-        self.compile(jit_compile=compilable and compile_sampling(2 if loops else 1))
+        self.compile(jit_compile=compilable and compile_sampling(2 if loops else 1) and xla_programs.admit())
 
     def call(self, batch: Any) -> Any:
         return self.function(batch)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
 import keras
 
+from kgen.errors import XlaLimitWarning
+
 MAX_PROGRAMS = 8
 """Number of programs in a cache, each with one variant per batch size (a power of two)."""
 
 MAX_BATCHES = 4
 """Number of batches up to which a compiled program is not slower than compiling a larger one, which takes seconds."""
+
+MAX_XLA_PROGRAMS = 16
+"""Number of programs that XLA compiles in a process on TensorFlow; each stays, with 10 to 100 MiB, until its end."""
 
 
 class Programs:
@@ -28,6 +34,7 @@ class Programs:
             self._kept[key] = make()
             while len(self._kept) > self.limit:
                 self._kept.popitem(last=False)
+                _clear_kernels()
         self._kept.move_to_end(key)
         return self._kept[key]
 
@@ -40,6 +47,50 @@ class Programs:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+class XlaPrograms:
+    """Counts the programs that XLA compiles in this process.
+
+    TensorFlow never frees a program that XLA has compiled. A process that needs ever new programs, such as one that
+    samples with many sets of options, would therefore take ever more memory. After `limit` of them, programs run as
+    graphs without XLA, which TensorFlow does free.
+
+    Args:
+        limit: The largest number of them. On JAX, which frees what XLA has compiled, there is none.
+    """
+
+    def __init__(self, limit: int = MAX_XLA_PROGRAMS) -> None:
+        self.limit = limit
+        self.count = 0
+
+    def admit(self) -> bool:
+        """Whether XLA may compile one more program, which is then counted.
+
+        Warns:
+            XlaLimitWarning: there are as many programs as there may be; only the first time.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return True
+        self.count += 1
+        if self.count == self.limit + 1:
+            warnings.warn(
+                f"XLA has compiled {self.limit} programs in this process, most of them for sampling with one set of "
+                "options each. TensorFlow never frees them, so kgen runs further programs without XLA: sampling in "
+                "many steps is slower, and images differ by rounding errors. A new process uses XLA again",
+                XlaLimitWarning,
+                stacklevel=2,
+            )
+        return self.count <= self.limit
+
+
+def _clear_kernels() -> None:
+    """Clears TensorFlow's cache of kernels, which would keep a part of each dropped program, as Keras's
+    `clear_session` does. TensorFlow creates the kernels of other programs again when they run."""
+    if keras.backend.backend() == "tensorflow":
+        from tensorflow.python.eager import context
+
+        context.context().clear_kernel_cache()
 
 
 def program_batch(count: int, most: int, compiled: Collection[int] = ()) -> int:

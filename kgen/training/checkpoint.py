@@ -102,7 +102,8 @@ class Checkpoints:
     def save(self, step: int, model: LossModel, temporary: bool = False) -> None:
         """Copies the state of a training. The writer then writes it atomically, and deletes the oldest checkpoints.
 
-        If a weight is not finite, the writer raises a RunError instead, and the older checkpoints stay.
+        If a weight or the running loss is not finite, the writer raises a RunError instead, and the older checkpoints
+        stay.
 
         Args:
             step: The step.
@@ -115,16 +116,16 @@ class Checkpoints:
         self.writer.begin(step)
         frozen = frozen_state(model)
         state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
-        trained = {id(variable) for variable in model.trainable_variables}
-        weights = [name for name, variable in state.items() if id(variable) in trained]
+        checked = {id(variable) for variable in (*model.trainable_variables, *model.trackers["loss"].variables)}
+        finite = [name for name, variable in state.items() if id(variable) in checked]
         if self.steps() and self._frozen.is_file():  # an earlier training may have left a file, but no checkpoint
             frozen = {}
         copies, fixed = ({name: copied(v) for name, v in group.items()} for group in (state, frozen))
-        self.writer.submit(lambda: self._write(step, copies, weights, fixed, temporary))
+        self.writer.submit(lambda: self._write(step, copies, finite, fixed, temporary))
 
-    def _write(self, step: int, state: Arrays, weights: list[str], frozen: Arrays, temporary: bool) -> None:
-        """Writes the copies that `save` made; `weights` are the names of those that must be finite."""
-        if not all(np.isfinite(state[name]).all() for name in weights):
+    def _write(self, step: int, state: Arrays, finite: list[str], frozen: Arrays, temporary: bool) -> None:
+        """Writes the copies that `save` made; `finite` has the names of those that must be finite."""
+        if not all(np.isfinite(state[name]).all() for name in finite):
             raise diverged(step, self)
         if frozen:
             save_variables(self._frozen, frozen, {"api": str(API)})
@@ -196,6 +197,6 @@ def diverged(step: int, checkpoints: Checkpoints) -> RunError:
     last = checkpoints.steps()[-1:]
     kept = f"the checkpoint of step {last[0]} is kept" if last else "no checkpoint had been written yet"
     return RunError(
-        f"training diverged before step {step}: the loss or a weight is NaN or infinite; {kept}. "
+        f"training diverged by step {step}: the loss or a weight is NaN or infinite; {kept}. "
         "Try a smaller fit.learning_rate, a longer fit.warmup_steps, or a smaller fit.clip_norm"
     )
