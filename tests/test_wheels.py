@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from command_line import Outcome, quickest_backend
@@ -72,13 +74,18 @@ class Installed:
     def pip(self, *arguments: str | Path) -> None:
         pip("--python", self.bin / "python", *arguments)
 
-    def run(self, command: str, *arguments: str | Path, cwd: Path) -> Outcome:
-        """Runs a command of the environment, which finds nothing of the repository."""
+    def start(self, command: str, *arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
+        """Starts a command of the environment, which finds nothing of the repository."""
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         env |= {"KERAS_BACKEND": quickest_backend(), "KGEN_CACHE": str(cwd / "cache")}
         words = [str(self.bin / command), *map(str, arguments)]
-        done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, command: str, *arguments: str | Path, cwd: Path) -> Outcome:
+        """Runs a command to its end."""
+        process = self.start(command, *arguments, cwd=cwd)
+        out, err = process.communicate(timeout=600)
+        return Outcome(process.returncode, out, err)
 
     @contextmanager
     def without(self, plugin: str) -> Iterator[None]:
@@ -144,6 +151,20 @@ def test_the_model_that_is_installed_generates_at_once(installed: Installed, tmp
     made = installed.run("kgen", "generate", "openmoji", "red heart", cwd=tmp_path)
     assert made.status == 0 and (tmp_path / "red-heart.png").is_file(), made
     assert time.monotonic() - began < 30
+
+
+def test_the_page_in_the_browser_shows_the_installed_model(installed: Installed, tmp_path: Path) -> None:
+    process = installed.start("kgen", "studio", "--port", "0", cwd=tmp_path)
+    try:
+        assert process.stdout is not None
+        found = re.fullmatch(r"kgen studio: (http://127\.0\.0\.1:\d+/)\n", process.stdout.readline())
+        assert found, process.communicate(timeout=60)
+        with urlopen(found[1]) as page:
+            assert re.search(r'"choices":\s*\[\s*\["openmoji",\s*"openmoji"\]', page.read().decode())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
 
 
 def test_a_plugin_of_ones_own_is_written_and_installed(installed: Installed, tmp_path: Path) -> None:
