@@ -371,7 +371,7 @@ def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorf
     assert next(row for row in prior if row[:1] == ["network"])[-1] == "causal"  # a kind of another plugin, in short
     decoder = kgen("plugins", "show", "identity").out
     assert "options of decode (in a run file: sample.options.decoder): none" in decoder
-    kgen("plugins", "show", "meens").refuses("there is no component, no kind and no plugin 'meens'")
+    kgen("plugins", "show", "meens").refuses("there is no component, no kind and no plugin 'meens': did you mean")
 
 
 def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(good: Path, tmp_path: Path, kgen) -> None:

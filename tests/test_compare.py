@@ -39,7 +39,7 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
     assert (first["run"], second["run"]) == ("good", "other")
     for row in (first, second):
         assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
-        assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["sampling steps"] == "1"
+        assert row["sampling steps"] == "1" and not {"likelihood", "bits per dimension"} & {*row}, "no run has a number"
         assert float(row["images/s sampled"]) > 0 and int(row["peak MiB"]) > 50
     assert 0 <= float(first["brightness mean [1]"]) <= 1 and first["brightness mean [2]"] == ""
     assert 0 <= float(second["brightness mean (holdout) [2]"]) <= 1, "scores of other data have a column of their own"
@@ -52,12 +52,13 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()
     assert markdown.startswith("| run | generator | encoder | decoder |") and "(images.png)" in markdown
-    assert "| 5,184 |" in markdown and "bits per dimension \N{DOWNWARDS ARROW}" in markdown
+    assert "| 5,184 |" in markdown
     assert '| data.colors | \\["red", "green"\\] | \\["red", "green", "blue"\\] |' in markdown
     assert "<td>data.colors</td>" in page and first["decoder"] == "kgen/identity"
     with Image.open(tmp_path / "c" / "images.png") as sheet:
         assert sheet.info["prompt"] == "red; white"
     assert "generator" in outcome.out and "comparison.html" in outcome.out
+    assert "brightness mean [1] and [2] are not comparable" in outcome.out
 
 
 def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:

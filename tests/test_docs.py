@@ -24,6 +24,7 @@ import kgen.pretrained
 import kgen.testing
 from kgen.cli.app import app
 from kgen.config import RunConfig
+from kgen.config.changes import WITHOUT_EFFECT_ON_TRAINING
 from kgen.config.shipped import FOLDER, shipped
 from kgen.options import options
 from kgen.plugins.discovery import registry
@@ -239,3 +240,11 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site/reference/components/generator/index.html").is_file()
+
+
+def test_the_keys_that_may_change_later_are_listed() -> None:
+    page = (ROOT / "docs/concepts/run-directory.md").read_text(encoding="utf-8")
+    listed = {key for row in re.findall(r"^\| (`.*?) \|", page, re.M) for key in re.findall("`([a-z_.]+)`", row)}
+    own = {key for key in WITHOUT_EFFECT_ON_TRAINING if not key.startswith(("encoder.", "decoder."))}
+    assert own and own <= listed
+    assert {key for key in listed if key.startswith("fit.")} <= own

@@ -102,8 +102,10 @@ class Table:
 
     @property
     def keys(self) -> list[str]:
-        """The names of all facts, in the order of the runs."""
-        keys = list(dict.fromkeys(key for facts in self.facts for key in facts))
+        """The names of the facts that a run has, in the order of the runs; the likelihood's only beside its number."""
+        keys = dict.fromkeys(key for facts in self.facts for key, value in facts.items() if value is not None)
+        if not any(key.startswith(BITS) for key in keys):
+            keys.pop("likelihood", None)
         return [*(key for key in keys if key != LAST), LAST]
 
     def label(self, key: str) -> str:

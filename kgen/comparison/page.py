@@ -27,7 +27,7 @@ BEGINNING = 1024
 
 @dataclass(frozen=True)
 class Comparison:
-    """The files of a comparison, and its table; `steps` is None if no steps were measured."""
+    """The files of a comparison, its table and its notes; `steps` is None if no steps were measured."""
 
     markdown: Path
     csv: Path
@@ -35,6 +35,7 @@ class Comparison:
     steps: Path | None
     head: list[str]
     rows: list[list[str]]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def write_comparison(out: Path, found: Findings) -> Comparison:
     write_text(out / CSV, csv_text(*found.table.to_compute()))
     write_text(out / MARKDOWN, _markdown(found))
     write_text(out / HTML, _html(out, found, svgs))
-    return Comparison(out / MARKDOWN, out / CSV, out / HTML, steps, head, rows)
+    return Comparison(out / MARKDOWN, out / CSV, out / HTML, steps, head, rows, found.notes)
 
 
 def _plot_name(metric: str) -> str:

@@ -29,6 +29,8 @@ def refuse(problems: Sequence[Problem], on_error: OnError, has_others: bool, own
     lines = [f"  {problem.where}: {problem.what}" for problem in problems[:MAX_PRINTED]]
     if len(problems) > MAX_PRINTED:
         lines.append(f"  and {len(problems) - MAX_PRINTED} more")
-    end = "fix them, or leave them out with on_error: skip" if has_others else "there is nothing else to train on"
+    it = "them" if len(problems) > 1 else "it"
+    skip = f"fix {it}, or leave {it} out with data.on_error: skip"
+    end = skip if has_others else "there is nothing else to train on"
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     raise DataError("\n".join([f"{owner}: {count} in {place}:", *lines, end]))

@@ -69,7 +69,7 @@ def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> st
     if not allowed:
         raise RunError(
             f"the images or captions have changed since {directory.path} began: {what}. Continue with the changed data "
-            "with --changed-data, or start again with 'kgen run CONFIG --restart'"
+            "with --changed-data, or train again with 'kgen run' and --restart, which renames the old run"
         )
     return what
 

@@ -220,6 +220,13 @@ class Registry:
             raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {rivals}")
         raise ConfigError(f"unknown {kind} '{name}'{self._hint(kind, name)}")
 
+    def similar(self, name: str) -> str:
+        """The end of a message about a name that is none of a component, a kind or a plugin."""
+        parts = self.components.values()
+        names = {*self.kinds, *(known for c in parts for known in (c.id, c.name, c.origin.namespace))}
+        near = difflib.get_close_matches(name, sorted(names), n=3)
+        return f": did you mean {quoted(near)}?" if near else ": see 'kgen plugins list'"
+
     def _hint(self, kind: str, name: str) -> str:
         namespace, slash, _ = name.rpartition("/")
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}

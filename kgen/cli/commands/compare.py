@@ -53,6 +53,8 @@ def command(
     for index, key in enumerate(made.head[1:], start=1):
         shown.add_row(printable(key), *(printable(row[index]) for row in made.rows))
     plain_console().print(shown)
+    for note in made.notes:
+        log(note)
     log(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
     if made.steps is not None:
         log(f"steps: {made.steps}")

@@ -68,7 +68,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, 
     if members:
         describe_plugin(members, [kind for kind in found.kinds.values() if kind.origin.namespace == name])
     if not (components or members or name in found.kinds):
-        raise ConfigError(f"there is no component, no kind and no plugin '{name}': see 'kgen plugins list'")
+        raise ConfigError(f"there is no component, no kind and no plugin '{name}'{found.similar(name)}")
 
 
 @app.command("new", epilog="Example: kgen plugins new mine --kind generator")

@@ -262,7 +262,7 @@ class EncodedImages(Dataset):
         if self.on_error == "refuse":
             raise DataError(
                 f"{self.owner}: {self._where(problem.where)}: {problem.what}. 'kgen data check' finds all such images: "
-                "fix them, or leave them out with on_error: skip"
+                "fix them, or leave them out with data.on_error: skip"
             )
         self._damaged[problem.where] = problem.what
 

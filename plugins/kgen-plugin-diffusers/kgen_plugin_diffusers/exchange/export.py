@@ -47,8 +47,9 @@ def export(run: Path, folder: Path) -> tuple[dict[str, Model], dict[str, str]]:
     if "generator" in models and hasattr(parts["generator"], "schedule"):
         _add(models, reasons, SCHEDULE, scheduler_of, parts["generator"])
     if not models:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ConfigError(f"{run} has no part that diffusers can hold: {listed}")
+        raise ConfigError(
+            "\n".join([f"{run} has no part that diffusers can hold:", *(f"  {n}: {why}" for n, why in reasons.items())])
+        )
     with _new_folder(folder) as made:
         for model in models.values():
             model.save(made / model.part)
