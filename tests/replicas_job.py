@@ -75,15 +75,16 @@ def trained(
         pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
         select_trained(pipeline, fit)
         compile_model(pipeline, fit)
-    loader = Loader(dataset, encoder, batch_size=8, shard=devices.worker, shards=devices.workers)
-    alone = devices.workers == 1
-    unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if alone else None  # one image
+    share = {"shard": devices.worker, "shards": devices.workers}
+    unseen = Loader(dataset, encoder, batch_size=8, split="holdout", **share)  # one image
+    loader = Loader(dataset, encoder, batch_size=8, **share)
     folder.mkdir(parents=True, exist_ok=True)
     train(pipeline, fit, folder, data=loader, validation=unseen, distribution=devices, seed=0)
+    own = folder if devices.is_chief else folder / f"worker-{devices.worker}"
     return {
         "replicas": devices.replicas,
-        "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
-        "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
+        "losses": [float(row["val_loss"]) for row in read_rows(own / "metrics.csv") if row["val_loss"]],
+        "images": pipeline.generate(dataset.prompts("train")[:3]) if devices.workers == 1 else [],
         "parts": parts([*pipeline.trainable_variables, *pipeline.optimizer.variables]),
         "sampled": sampled(devices.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},

@@ -22,6 +22,7 @@ from kgen.evaluation.results import read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.description import PipelineDescription, read_description
 from kgen.runs.stage import copy_stage
+from kgen.storage import weights
 from kgen.storage.json_file import MAX_BYTES, read_json
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables
@@ -139,6 +140,26 @@ def test_weights_of_another_type_or_size(saved: Path, tmp_path: Path, kind: str)
     file.write_bytes(struct.pack("<Q", len(text)) + text + content[end:])
     with pytest.raises(kgen.RunError, match=r"weights\.safetensors.*(cannot be read|is damaged)"):
         load(folder)
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("checksum", [weights._checksum, weights._older_checksum])
+def test_a_changed_bit_or_name_is_found(checksum: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in files with the checksum of an older kgen."""
+    arrays = {name: np.full((40, 3), number, np.float32) for number, name in enumerate("abc")}
+    file = tmp_path / "weights.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_checksum", checksum)
+        save_variables(file, arrays, {"step": "1"})
+    whole = file.read_bytes()
+    assert weights.read_arrays(file)[1] == {"step": "1"}
+    bit = bytearray(whole)
+    bit[-700] ^= 1
+    for content in (bytes(bit), whole.replace(b'"b":{', b'"d":{')):
+        assert content != whole
+        file.write_bytes(content)
+        with pytest.raises(kgen.RunError, match="is damaged: its numbers do not match their checksum"):
+            weights.read_arrays(file)
 
 
 def test_weights_of_a_layer_of_another_size(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from replicas_job import trained
 
+import kgen
 from kgen.backend.stream import slices
 from kgen.testing.replicas import mirrored
-from kgen.training.distribution import split_axis
+from kgen.training.distribution import leads, split_axis
 
 JOB = Path(__file__).parent / "replicas_job.py"
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
@@ -142,6 +143,9 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
     assert first["replicas"] == 2
     same(one_device, first)
     same(one_device, second)
+    for found in (first, second):
+        assert len(found["losses"]) == 2
+        np.testing.assert_allclose(found["losses"], one_device["losses"], rtol=1e-5)
     assert np.abs(first["sampled"] - second["sampled"]).min() > 1e-3
 
 
@@ -158,6 +162,18 @@ def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     assert set(one["parts"]) == set(two["parts"]) == {1.0}
     halves = (split["parts"] == 0.5).sum()
     assert halves >= 4 * 3 and set(split["parts"]) <= {0.5, 1.0}  # weights, two moments and the average
+
+
+@pytest.mark.portable
+def test_worker_0_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert leads("none") and leads("mirrored")
+    for index in (0, 1):
+        cluster = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": index}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        assert leads("multi_worker") == (index == 0)
+    monkeypatch.delenv("TF_CONFIG")
+    with pytest.raises(kgen.ConfigError, match=r"TF_CONFIG .* it is not set"):
+        leads("multi_worker")
 
 
 @pytest.mark.slow

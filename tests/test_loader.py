@@ -79,5 +79,16 @@ def test_a_small_split_is_one_batch_that_devices_can_share(
     assert weight(batch).sum() == 23
 
 
+def test_processes_share_the_batches_of_one_pass(parts: tuple[Patterns, Words]) -> None:
+    """Each has its part of every batch, also of the last one, whose padding has weight 0."""
+    whole, *shards = (
+        list(Loader(*parts, batch_size=10, shard=n, shards=k).once(2)) for n, k in [(0, 1), (0, 2), (1, 2)]
+    )
+    for batch, *parts_of_it in zip(whole, *shards, strict=True):
+        for start, part in enumerate(parts_of_it):
+            np.testing.assert_array_equal(part["tokens"]["id"], batch["tokens"]["id"][start::2])
+            np.testing.assert_array_equal(weight(part), weight(batch)[start::2])
+
+
 def weight(batch: dict[str, Any]) -> np.ndarray:
     return np.asarray(batch["weight"])

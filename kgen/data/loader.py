@@ -105,7 +105,7 @@ class Loader:
 
         Args:
             devices: Number of devices that share a batch. The last batch of each shape, or its only one, is padded with
-                earlier rows, so that it can be divided among them.
+                earlier rows, so that it can be divided among them. A process that reads a shard gets its part of each.
         """
         batches: list[tuple[Sequence[int] | np.ndarray, int, int]] = []  # the rows of a shape, the first one, the size
         for rows in self._grouped():
@@ -114,7 +114,7 @@ class Loader:
 
         def weighted(number: int) -> Batch:
             rows, first, size = batches[number]
-            places = np.arange(first, first + size)
+            places = np.arange(first + self.shard, first + size, self.shards)
             chosen = [int(rows[place]) for place in (places % len(rows)).tolist()]
             return {**self._batch(chosen), "weight": (places < len(rows)).astype(np.float32)}
 

@@ -151,10 +151,10 @@ class Inputs:
             workers=self.image_workers if needs_images or encodes_images or self.workers is not None else None,
         )
 
-    def validation_loader(self, batch_size: int) -> Loader | None:
+    def validation_loader(self, batch_size: int, shard: int = 0, shards: int = 1) -> Loader | None:
         """The loader for the validation loss; None if there is no such split."""
         split = eval_split(self.dataset)
-        return self.loader(split, batch_size) if split else None
+        return self.loader(split, batch_size, shard, shards) if split else None
 
 
 class TrainingLatents:

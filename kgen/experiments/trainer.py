@@ -74,7 +74,8 @@ class Trainer:
             RunInterruptedError: the user pressed Ctrl-C; the same command continues the training.
         """
         name = "training" if stage == "generator" else stage
-        distribution, alone = self.distribution, self.distribution.workers == 1
+        distribution = self.distribution
+        worker, chief = (distribution.worker, distribution.workers), distribution.is_chief
         inputs = replace(inputs, devices=distribution.replicas, log=self.log)
         with distribution.scope():
             compile_model(model, fit)
@@ -84,14 +85,14 @@ class Trainer:
             model,
             fit,
             folder,
-            data=inputs.loader("train", fit.batch_size, distribution.worker, distribution.workers),
-            validation=inputs.validation_loader(fit.batch_size) if alone else None,
+            data=inputs.loader("train", fit.batch_size, *worker),
+            validation=inputs.validation_loader(fit.batch_size, *worker),
             distribution=distribution,
             seed=self.config.seed,
             sample_every=self.config.sample.every,
-            render=render if alone else None,
+            render=distribution.alone(render) if render and chief else None,
             evaluate_every=self.config.evaluate.every,
-            evaluate=evaluate if alone else None,
+            evaluate=distribution.alone(evaluate) if evaluate and chief else None,
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
             loggers=self.loggers,
             stage=stage,

@@ -82,7 +82,9 @@ class DecoderStage(Stage[Decoder]):
 
     def make(self, trainer: Trainer) -> Decoder:
         """Trains the decoder, or calibrates it if it has no losses, or if its weights come from files."""
-        return self.calibrate(trainer.log) if self.own.fit is None else self.train(trainer)
+        if self.own.fit is None:
+            return trainer.distribution.by_chief(lambda: self.calibrate(trainer.log), self.load)
+        return self.train(trainer)
 
     def calibrate(self, log: Log) -> Decoder:
         """Initializes and calibrates a decoder without training steps on the images."""

@@ -48,7 +48,9 @@ class EncoderStage(Stage[Encoder]):
 
     def make(self, trainer: Trainer) -> Encoder:
         """Trains the encoder; a pretrained one without `fit` is copied into the run."""
-        return self.read_files(trainer.log) if self.own.fit is None else self.train(trainer)
+        if self.own.fit is None:
+            return trainer.distribution.by_chief(lambda: self.read_files(trainer.log), self.load)
+        return self.train(trainer)
 
     def read_files(self, log: Log) -> Encoder:
         """Reads a pretrained encoder from its files."""

@@ -60,7 +60,7 @@ from kgen.runs.samples import renderer
 from kgen.runs.stage import Stage
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
-from kgen.training.distribution import Distribution, open_distribution
+from kgen.training.distribution import Distribution, leads, open_distribution
 from kgen.training.loggers import opened_loggers
 from kgen.training.signals import terminable
 
@@ -125,12 +125,14 @@ def run(
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage is not None and not needs_stage(config, stage):
         raise ConfigError(f"--stage {stage}: there is nothing to train, because {stage} has no 'fit' in the run file")
-    with directory.locked(), terminable(), contextlib.ExitStack() as stack:
+    chief = leads(config.distribute)
+    with directory.locked() if chief else contextlib.nullcontext(), terminable(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
             return _result(directory, directory.read_manifest("step")["step"], _scores(directory))
         same_images = is_finished(directory) and not any(change.key.startswith("sample.") for change in changes)
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
+        stack.enter_context(trainer.distribution.connected())
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
         changed = "" if restart else changed_data(directory, experiment.dataset, allow_changed_data)
@@ -139,11 +141,13 @@ def run(
         if not trained:
             pipeline, start = _build(experiment, trainer.distribution, None if restart else directory)
         older = None
-        if restart and directory.config.is_file():
+        trainer.distribution.wait()  # until all workers have read the directory, and before worker 0 writes to it
+        if restart and directory.config.is_file() and chief:
             older = stack.enter_context(directory.moved_aside())
             log(f"the older run was moved to {older}")
         _begin(experiment, directory, trainer, pipeline, start, changes, changed)
-        if trainer.distribution.is_chief:
+        trainer.distribution.wait()
+        if chief:
             loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
             trainer = replace(trainer, loggers=loggers)
         if pipeline is not None:
@@ -156,7 +160,7 @@ def run(
                     pipeline = training.put_into(pipeline, part)
             warn_of_bias(experiment.metrics, pipeline.encoder)
             _train(experiment, directory, trainer, pipeline, stack)
-        if not trainer.distribution.is_chief:
+        if not chief:
             return _result(directory, config.fit.steps, {})
         for line in record_skipped(directory, experiment.dataset):
             log(f"skipped {line}")
@@ -182,9 +186,6 @@ def _build(
         The pipeline, and the weights that `init` and `fit.lora.from` gave it.
     """
     config = experiment.config
-    if experiment.stages and distribution.workers > 1:
-        part = next(iter(experiment.stages))
-        raise ConfigError(f"{part}: several workers train no {part}: train it in a run with another 'distribute'")
     for fit in (config.fit, config.encoder.fit, config.decoder.fit):
         if fit is not None:
             distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
@@ -237,9 +238,9 @@ def _begin(
     read = [line for encoder in encoders for line in (*unread_captions(dataset, encoder), *uncached(dataset, encoder))]
     for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *read, *start.lines()):
         trainer.log(line)
-    directory.prepare(config)
     if not trainer.distribution.is_chief:
         return
+    directory.prepare(config)
     if changed:
         directory.record(changed=[f"data: {changed}"])
     describe(config, directory, dataset)

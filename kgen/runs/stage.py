@@ -75,12 +75,20 @@ class Stage(ABC, Generic[Part]):
             RunError: the part in the folder was trained on something else, or the run in `from` has not trained one.
             RunInterruptedError: the user pressed Ctrl-C.
         """
-        if self.own.source is not None:
-            return self.load() if self.finished else self.import_from_run(trainer.log)
-        if older is not None:
-            self.reuse_previous(older, trainer.log)
-        self.check(changed_data)
-        return self.load() if self.finished else self.make(trainer)
+        devices = trainer.distribution
+        imports = self.own.source is not None
+        if devices.is_chief and not imports:
+            if older is not None:
+                self.reuse_previous(older, trainer.log)
+            self.check(changed_data)
+        devices.wait()
+        finished = self.finished
+        devices.wait()  # until all workers know it, so that all do the same
+        if finished:
+            return self.load()
+        if imports:
+            return devices.by_chief(lambda: self.import_from_run(trainer.log), self.load)
+        return self.make(trainer)
 
     # ---- methods of the subclasses ---------------------------------------------------------------------------------
 
@@ -205,19 +213,25 @@ class Stage(ABC, Generic[Part]):
             select_trained(model, fit)
             if start is not None:
                 start = with_initial_lora(start, f"{self.kind}.fit", fit, model)
-        self.begin()
+        if trainer.distribution.is_chief:
+            self.begin()
         images = len(self.dataset.captions("train"))
         trainer.log(f"the {self.kind}: {images} images, {describe_weights(model)}")
         if start:
-            self.directory.update_manifest(init=start.describe())
+            if trainer.distribution.is_chief:
+                self.directory.update_manifest(init=start.describe())
             for line in start.lines():
                 trainer.log(f"the {self.kind}: {line}")
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip, workers=fit.workers)
         progress = trainer.train(model, fit, self.directory.path, inputs, self.renderer(part), stage=self.kind)
-        with averaged_weights(model):
-            if fit.lora is not None:
-                save_lora(model, self.directory.lora)
-            return self.finish(part, progress.step, progress.seconds)
+
+        def save() -> Part:
+            with averaged_weights(model):
+                if fit.lora is not None:
+                    save_lora(model, self.directory.lora)
+                return self.finish(part, progress.step, progress.seconds)
+
+        return trainer.distribution.by_chief(save, self.load)
 
     def begin(self) -> None:
         """Creates the folder, and records what the part depends on."""

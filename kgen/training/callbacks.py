@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from kgen.backend.memory import accelerator_memory
-from kgen.backend.stream import Watched, stream
+from kgen.backend.stream import Watched
 from kgen.data.loader import Loader
 from kgen.data.reading.meter import Meter
 from kgen.training.averages import (
@@ -26,6 +26,7 @@ from kgen.training.averages import (
     set_metrics,
 )
 from kgen.training.checkpoint import Checkpoints, diverged
+from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal
 from kgen.training.signals import StopSignals
 
@@ -166,21 +167,28 @@ class Validate(StepCallback):
         start, total, every: See `StepCallback`.
         journal: The journal that gets the losses.
         data: The validation images.
-        devices: Number of devices that share a batch.
+        devices: The devices that share a batch.
         signals: The signals that end the training.
     """
 
     def __init__(
-        self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int, signals: StopSignals
+        self,
+        start: int,
+        total: int,
+        every: int,
+        journal: Journal,
+        data: Loader,
+        devices: Distribution,
+        signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
         self.journal, self.data, self.devices, self.signals = journal, data, devices, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
-        batches = Watched(self.data.once(self.devices), self.data.several_shapes)
+        batches = Watched(self.data.once(self.devices.replicas), self.data.several_shapes)
         options = {"steps": len(self.data), "callbacks": [_StopEvaluating(self.signals)], "verbose": 0}
         with kept_metrics(self.model), fixed_noise(self.model), averaged_weights(self.model):
-            values = self.model.evaluate(stream(batches), return_dict=True, **options)
+            values = self.model.evaluate(self.devices.feed(batches), return_dict=True, **options)
         if self.signals.received:
             return
         batches.raise_failure(len(self.data))

@@ -7,16 +7,19 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import keras
 
 from kgen.backend.stream import stream
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, RunError
 
 Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"]
+
+Result = TypeVar("Result")
 
 MIN_SPLIT = 2**16
 """The least number of values of a weight that `FullySharded` splits. For smaller ones, the communication between the
@@ -46,6 +49,52 @@ class Distribution:
     def is_chief(self) -> bool:
         return self.worker == 0
 
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Raises RunError if another worker ends in the block: what all compute together then fails in this one."""
+        if self.workers == 1:
+            yield
+            return
+        import tensorflow as tf
+
+        errors = tf.errors
+        lost = (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError)
+        try:
+            yield
+        except lost as error:
+            raise RunError(
+                f"worker {self.worker} lost another one of the {self.workers} workers, which has ended or cannot be "
+                f"reached ({type(error).__name__}): start all of them again to continue from the newest checkpoint"
+            ) from error
+
+    def wait(self) -> None:
+        """Waits until all workers have come here."""
+        if self.workers > 1:
+            import tensorflow as tf
+
+            arrived = self.strategy.run(lambda: tf.constant(1.0))
+            float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, arrived, axis=None))
+
+    def by_chief(self, make: Callable[[], Result], load: Callable[[], Result]) -> Result:
+        """The result of `make`, which worker 0 calls. The other workers wait until it has, and call `load`."""
+        made = [make()] if self.is_chief else []
+        self.wait()
+        return made[0] if made else load()
+
+    def alone(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A function of this worker alone, which the programs of others do not take part in.
+
+        The scope of a strategy holds in one thread. The function is therefore called in another one.
+        """
+        if self.workers == 1:
+            return function
+
+        def call(*arguments: Any) -> None:
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                thread.submit(function, *arguments).result()
+
+        return call
+
     def check_batch(self, batch_size: int, micro_batches: int) -> None:
         """Raises ConfigError if devices and micro-batches cannot have equal parts of a batch."""
         if batch_size % self.replicas:
@@ -60,6 +109,15 @@ class Distribution:
     def feed(self, batches: Any) -> Any:
         """The data for `fit`: each worker reads its part of every batch. For one worker, Keras splits the batches."""
         return stream(batches) if self.workers == 1 else _per_replica(self.strategy, batches)
+
+
+def leads(name: Name) -> bool:
+    """Whether this process is worker 0 of its distribution. Raises ConfigError if TF_CONFIG is wrong."""
+    if name != "multi_worker":
+        return True
+    text = os.environ.get("TF_CONFIG", "")
+    check_cluster(text)
+    return bool(json.loads(text)["task"]["index"] == 0)
 
 
 def open_distribution(name: Name) -> Distribution:

@@ -117,8 +117,7 @@ def train(
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
-        replicas = distribution.replicas
-        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas, signals))
+        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, distribution, signals))
     snapshots = save_snapshots(fit, folder, start, writer) if chief else None
     callbacks += [saver] if snapshots is None else [snapshots, saver]
     if render is not None:

@@ -1,0 +1,161 @@
+"""Two workers on one machine train a decoder and a generator, validate, and render; one is killed at a random moment.
+
+Both are then started again, and end with the very weights of two that were not killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_plugins import PLUGIN, Site
+from safetensors.numpy import load_file
+
+from kgen.training.journal import read_rows
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """\
+data: {name: shapes, size: 16, count: 40, holdout: [purple square]}
+encoder: {name: text/bag, dim: 8}
+generator: made/painter
+decoder:
+  name: made/codec
+  fit: {steps: 30, batch_size: 8, checkpoint_every: 10, validate_every: 10, log_every: 10}
+distribute: multi_worker
+fit: {steps: 40, batch_size: 8, checkpoint_every: 10, validate_every: 10, log_every: 10, ema: 0.9}
+sample: {every: 10, prompts: [a large red circle in the middle]}
+evaluate: {metrics: []}
+"""
+
+TIMEOUT = 240
+"""Seconds in which two workers, or the one that is left, end."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Two processes of a run. `output` has what each has printed."""
+
+    folder: Path
+    processes: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]
+
+    def output(self, index: int) -> str:
+        return (self.folder / f"worker-{index}.txt").read_text(encoding="utf-8")[-3000:]
+
+    def wait(self, index: int) -> int:
+        """The exit status of a worker."""
+        try:
+            return self.processes[index].wait(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"worker {index} did not end:\n{self.output(index)}") from None
+
+
+@contextmanager
+def workers(folder: Path, site: Path) -> Iterator[Workers]:
+    """Starts both workers in a folder; they are killed when the block ends."""
+    folder.mkdir(exist_ok=True)
+    (folder / "run.yaml").write_text(CONFIG, encoding="utf-8")
+    with socket.socket() as a, socket.socket() as b:
+        for each in (a, b):
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (a, b)]
+    paths = [str(site), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_CONFIG": json.dumps(cluster),
+            "KGEN_CACHE": str(folder / "cache"),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
+        command = [str(Path(sys.executable).parent / "kgen"), "run", "run.yaml"]
+        with (folder / f"worker-{index}.txt").open("wb") as file:
+            processes.append(
+                subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True)
+            )
+    try:
+        yield Workers(folder, (processes[0], processes[1]))
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def finish(folder: Path, site: Path) -> None:
+    with workers(folder, site) as both:
+        for index in range(2):
+            assert both.wait(index) == 0, both.output(index)
+
+
+def files(folder: Path) -> list[str]:
+    """The files of the run, without those of loggers, of which each process begins new ones.
+
+    Grids of samples are left out, too. That of the newest checkpoint may be missing.
+    """
+    run = folder / "runs" / "run"
+    found = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if "tensorboard" not in path.parts and path.suffix != ".png")
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {name for name in files(folder) if "step-" in name and name.endswith(".safetensors")}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    Site(folder).install("made", PLUGIN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, site)
+    return folder
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_is_killed_and_both_are_started_again(killed: int, whole: Path, site: Path, tmp_path: Path) -> None:
+    wanted = random.randint(1, 6)
+    with workers(tmp_path, site) as both:
+        seen = set[str]()
+        while len(seen) < wanted:
+            assert all(process.poll() is None for process in both.processes), both.output(0) + both.output(1)
+            seen |= checkpoints(tmp_path)
+            time.sleep(0.02)
+        time.sleep(random.random() * 0.4)
+        os.killpg(both.processes[killed].pid, signal.SIGKILL)
+        assert both.wait(1 - killed) == 2, both.output(1 - killed)
+        assert "lost another one of the 2 workers" in both.output(1 - killed)
+    assert not (tmp_path / "runs" / "run" / "model").exists()
+    finish(tmp_path, site)
+    assert files(tmp_path) == files(whole)
+    for stage in ("", "decoder"):
+        grids = tmp_path / "runs" / "run" / stage / "samples"
+        assert {"step-00000030.png", "final.png"} <= {path.name for path in grids.iterdir()}
+    for name in files(whole):
+        if name.endswith(".safetensors"):
+            one, other = (load_file(folder / "runs" / "run" / name) for folder in (whole, tmp_path))
+            assert one.keys() == other.keys() and len(one)
+            for key, array in one.items():
+                np.testing.assert_array_equal(other[key], array, err_msg=f"{name}: {key}")
+    for name in ("metrics.csv", "decoder/metrics.csv"):
+        rows, others = (read_rows(folder / "runs" / "run" / name) for folder in (whole, tmp_path))
+        assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in others]
