@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import WIDE, log, plain_console
+from kgen.cli.common import log
 from kgen.errors import ConfigError, KgenError, PluginError
-from kgen.reporting.plain import printable
 
 app = typer.Typer(
     help="Show the installed components and their options, and begin a new plugin.",
@@ -22,8 +21,6 @@ app = typer.Typer(
 @app.command("list", epilog="Example: kgen plugins list")
 def list_plugins() -> None:
     """List every component with its kind, id and distribution, and the plugins that could not be loaded."""
-    from rich.table import Table
-
     from kgen.backend.selection import select_backend
     from kgen.plugins.discovery import registry
     from kgen.plugins.registry import KINDS
@@ -31,12 +28,9 @@ def list_plugins() -> None:
     with contextlib.suppress(KgenError):  # only plugins that import Keras need a backend
         select_backend()
     found = registry()
-    table = Table("kind", "id", "summary", "distribution", box=None, pad_edge=False)
     for kind in (*KINDS, *sorted(found.kinds)):
         for part in found.of_kind(kind):
-            row = (kind, part.id, part.summary, f"{part.origin.distribution} {part.origin.version}")
-            table.add_row(*map(printable, row))
-    plain_console(WIDE).print(table)
+            log(f"{kind} {part.id}: {part.summary} ({part.origin.release})")
     for component, reason in found.refused.items():
         log(f"refused: {component}: {reason}")
     for origin, reason in found.broken.items():
