@@ -143,13 +143,13 @@ def test_weights_of_another_type_or_size(saved: Path, tmp_path: Path, kind: str)
 
 
 @pytest.mark.portable
-@pytest.mark.parametrize("checksum", [weights._checksum, weights._older_checksum])
+@pytest.mark.parametrize("checksum", [weights.checksum_of, weights._older_checksum])
 def test_a_changed_bit_or_name_is_found(checksum: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in files with the checksum of an older kgen."""
     arrays = {name: np.full((40, 3), number, np.float32) for number, name in enumerate("abc")}
     file = tmp_path / "weights.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_checksum", checksum)
+        patch.setattr(weights, "checksum_of", checksum)
         save_variables(file, arrays, {"step": "1"})
     whole = file.read_bytes()
     assert weights.read_arrays(file)[1] == {"step": "1"}

@@ -18,6 +18,7 @@ import kgen.config.run_config as configurations
 from kgen.backend.variables import copied
 from kgen.config import RunConfig
 from kgen.errors import SpaceError
+from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import encoder_with_assets, open_experiment
 from kgen.experiments.prompts import Written
 from kgen.metrics.retrieval import Retrieval
@@ -154,3 +155,29 @@ def test_another_decoder_must_fit(file: Path) -> None:
     )
     assert other.generator is pipeline.generator and other.encoder is pipeline.encoder
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(other.seed_generator.state), state)
+
+
+def test_changed_files_of_weights_are_noticed_before_the_first_checkpoint(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator reads its weights from a file that changes between two starts. The decoder is trained before."""
+    config, lines = RunConfig.load(file, [STAGE]), list[str]()
+
+    def start() -> list[str]:
+        lines.clear()
+        with pytest.raises(InterruptedError), monkeypatch.context() as patch:
+            patch.setattr("kgen.runs.run._train", lambda *_: (_ for _ in ()).throw(InterruptedError()))
+            run(config, tmp_path / "out", log=lines.append)
+        return [line for line in lines if "are not those of the last start: a file that it reads has changed" in line]
+
+    def from_other_file(*arguments: Any) -> Pipeline:
+        pipeline = preflight(*arguments)
+        for variable in pipeline.generator.trainable_weights:
+            variable.assign(variable + 1.0)
+        return pipeline
+
+    assert not start() and not start()
+    monkeypatch.setattr("kgen.runs.run.preflight", from_other_file)
+    assert len(start()) == 1 and not start()
+    changes = RunDirectory(tmp_path / "out").read_manifest()["changes"]
+    assert "a file that it reads has changed" in changes[0]["changed"][0]

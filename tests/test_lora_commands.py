@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,21 @@ def test_generate_refuses_lora_that_it_cannot_use(kgen: Any, base: Path, files: 
     stray = tmp_path / "stray.safetensors"
     factors = {f"generator/other/lora_kernel_{factor}": np.zeros((2, 2), np.float32) for factor in "ab"}
     save_file(factors, stray, {"rank": "2", "alpha": "2.0"})
+    save_file({}, empty := tmp_path / "empty.safetensors")
+    (pickle := tmp_path / "lora.bin").write_bytes(b"")
+    arrays = {name: np.full_like(array, np.nan) for name, array in load_file(files[0]).items()}
+    save_file(arrays, infinite := tmp_path / "nan.safetensors", {"rank": "2", "alpha": "2.0"})
+    trained = tmp_path / "trained"
+    shutil.copytree(base, trained)
+    shutil.copyfile(files[0], trained / "lora.safetensors")
+    kgen("generate", trained, "red", "--lora", trained / "lora.safetensors", "-o", "red.png", cwd=tmp_path).refuses(
+        f"--lora {trained / 'lora.safetensors'}: the model of {trained} contains this LoRA already; leave it out"
+    )
     for given, problem in (
+        (["--lora", empty], "empty.safetensors contains no factors of LoRA"),
+        (["--lora", pickle], "lora.bin: kgen reads LoRA from .safetensors files, because a pickle can run any code"),
+        (["--lora", infinite], "has NaN or infinite numbers: its training failed"),
+        (["--lora", base], "is a folder without adapter_model.safetensors: give a LoRA file"),
         (["--lora", stray], "'generator/other/kernel': the model has no such layer"),
         (["--lora", f"{files[0]}:much"], f"--lora {files[0]}:much: there is no file {files[0]}:much; write FILE or"),
         (["--lora", "none:0.5"], "--lora none:0.5: there is no file none; write FILE or FILE:SCALE"),

@@ -76,6 +76,7 @@ class Manifest(TypedDict, total=False):
     timings: Timings
     scores: dict[str, Any]
     depends_on: dict[str, Any]
+    initial_weights: str
     metrics: list[Component]
     optimizer: Component
     callbacks: list[Component]

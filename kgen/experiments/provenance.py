@@ -10,10 +10,13 @@ import keras
 from kgen.config import RunConfig
 from kgen.config.components import PARTS
 from kgen.contracts.dataset import Dataset
+from kgen.contracts.generator import Generator
 from kgen.data.inventory import changes, read_inventory, write_inventory
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.plugins.discovery import CORE, registry
+from kgen.storage.paths import weight_paths
+from kgen.storage.weights import checksum_of
 
 
 def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> None:
@@ -38,6 +41,22 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
             "credit": dataset.credit,
         },
     )
+
+
+def changed_weights(directory: RunDirectory, generator: Generator) -> str:
+    """Says if the generator's weights before the training are not those of an earlier start; "" if they are.
+
+    The seed and files, such as those of `pretrained`, determine them. Their checksum is in the manifest. It is compared
+    until there is a checkpoint, and only with the same software.
+    """
+    if directory.newest_step:
+        return ""
+    manifest = directory.read_manifest()
+    before, now = manifest.get("initial_weights"), checksum_of(weight_paths(generator, generator.weights))
+    directory.update_manifest(initial_weights=now)
+    if before in (None, now) or manifest.get("software") != software(keras.backend.backend()):
+        return ""
+    return "the generator's first weights are not those of the last start: a file that it reads has changed"
 
 
 def record_skipped(directory: RunDirectory, dataset: Dataset) -> list[str]:

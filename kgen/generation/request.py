@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.errors import ConfigError
+from kgen.experiments.directory import RunDirectory
 from kgen.generation.output import Output, slug
 
 
@@ -82,8 +83,13 @@ class ImageRequest:
 
     @property
     def lora_files(self) -> tuple[tuple[Path, float], ...]:
-        """The files of `loras`, each with its scale; raises ConfigError if there is no such file."""
-        return tuple(map(_parsed_lora, self.loras))
+        """The files of `loras`, each with its scale; raises ConfigError if one is missing, or is that of the run."""
+        found = tuple(map(_parsed_lora, self.loras))
+        own = RunDirectory(self.run).lora
+        for file, _ in found:
+            if own.is_file() and file.samefile(own):
+                raise ConfigError(f"--lora {file}: the model of {self.run} contains this LoRA already; leave it out")
+        return found
 
     def command_line(self) -> str:
         """The command that makes the same files, for a POSIX shell."""

@@ -99,7 +99,7 @@ def load_lora(model: keras.Model, path: str | Path, *, scale: float = 1.0) -> li
 
     Raises:
         ConfigError: a tensor of the file is not used, or has another shape. No weight is changed then.
-        RunError: the file cannot be read.
+        RunError: the file cannot be read, or has numbers that are not finite. No weight is changed then.
     """
     if lora_layers(model):
         raise ConfigError("the model has LoRA that is being trained: put it into the kernels first, kgen.merge_lora")
@@ -107,6 +107,9 @@ def load_lora(model: keras.Model, path: str | Path, *, scale: float = 1.0) -> li
         raise ConfigError(f"the scale of LoRA must be a finite number, not {scale}")
     file = _existing(path)
     changes = _own_changes(model, file) if _is_own(file) else _published_changes(model, file)
+    for kernel, (_, change) in changes.items():
+        if not np.isfinite(change).all():
+            raise RunError(f"{file}: the change of '{kernel}' has NaN or infinite numbers: its training failed")
     for weight, change in changes.values():
         weight.assign((copied(weight) + scale * change).astype(copied(weight).dtype))
     forget_programs(model)
@@ -174,6 +177,8 @@ def _existing(path: str | Path) -> Path:
     file = Path(path)
     if not file.exists():
         raise ConfigError(f"{file}: there is no such file or folder")
+    if file.suffix in (".bin", ".ckpt", ".pt", ".pth"):
+        raise ConfigError(f"{file}: kgen reads LoRA from .safetensors files, because a pickle can run any code")
     return file
 
 

@@ -9,6 +9,26 @@ from pathlib import Path
 from kgen.errors import ConfigError
 
 
+def require_folder(path: str | Path) -> Path:
+    """The folder of a model that was downloaded before.
+
+    Args:
+        path: The folder. A relative path begins in the current folder, and "~" is the user's.
+
+    Raises:
+        ConfigError: there is no such folder. The message says where it was looked for.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if str(path).startswith(("hf:", "http:", "https:")):
+        raise ConfigError(f"{path}: this option takes a folder; download the model to one first, with 'hf download'")
+    if folder.exists():
+        raise ConfigError(f"{path} is a file: give the folder of the model")
+    where = "" if folder.is_absolute() else f" in {Path.cwd()}"
+    raise ConfigError(f"{path}: there is no such folder{where}; download the model first, with all its files")
+
+
 def weight_files(folder: Path, name: str, index: str) -> list[Path]:
     """The files of the weights of a model, which may not exist.
 

@@ -145,7 +145,11 @@ def read_lora(path: Path) -> dict[str, Factors]:
             supported.
     """
     file = path / PEFT if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise ConfigError(f"{path} is a folder without {PEFT}: give a LoRA file, such as the lora.safetensors of a run")
     tensors, metadata = _read(file)
+    if not tensors:
+        raise ConfigError(f"{file} contains no factors of LoRA")
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
         ending = next((ending for ending in ENDINGS if name.endswith(ending)), None)

@@ -40,7 +40,7 @@ from kgen.experiments.initial import (
     with_initial_lora,
 )
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
-from kgen.experiments.provenance import changed_data, describe, record_skipped
+from kgen.experiments.provenance import changed_data, changed_weights, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
 from kgen.parts.construction import build_encoder, make_decoder
 from kgen.parts.lora_files import save_lora
@@ -243,6 +243,9 @@ def _begin(
     directory.prepare(config)
     if changed:
         directory.record(changed=[f"data: {changed}"])
+    if pipeline is not None and (note := changed_weights(directory, pipeline.generator)):
+        trainer.log(note)
+        directory.record(changed=[note])
     describe(config, directory, dataset)
     if start:
         directory.update_manifest(init=start.describe())

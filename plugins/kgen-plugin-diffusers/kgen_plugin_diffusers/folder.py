@@ -8,7 +8,7 @@ import keras
 
 import kgen
 from kgen import ConfigError
-from kgen.pretrained import Section, Tensors, require_files, weight_files
+from kgen.pretrained import Section, Tensors, require_files, require_folder, weight_files
 from kgen_plugin_diffusers.names import current_name, source
 
 CONFIG, PIPELINE, WEIGHTS = "config.json", "model_index.json", "diffusion_pytorch_model"
@@ -40,7 +40,7 @@ class Folder:
         earlier: tuple[str, ...] = (),
     ) -> None:
         self.cls, self.variant, self.earlier = cls, variant, earlier
-        self.path = _part(Path(path).expanduser(), parts)
+        self.path = _part(require_folder(path), parts)
 
     def config(self) -> Section:
         """The configuration, of which only the keys of every model have been read.
@@ -95,8 +95,6 @@ def read_config(folder: Path, *classes: str) -> Section:
 
 def _part(folder: Path, parts: tuple[str, ...]) -> Path:
     """The folder of a model: a given one, or that of a part in it, as in a pipeline."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder; download the model first, with all its files")
     found = [folder / part for part in parts if (folder / part / CONFIG).is_file()]
     if (folder / CONFIG).is_file() or not (found or (folder / PIPELINE).is_file()):
         return folder

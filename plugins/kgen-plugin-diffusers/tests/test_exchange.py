@@ -91,7 +91,9 @@ def test_a_run_whose_decoder_alone_is_trained(folder: Path, tmp_path: Path, caps
     run(given, tmp_path / "trained", stage="decoder", log=lambda line: None)
     commands.export(tmp_path / "trained", tmp_path / "out" / "exported")
     assert load_file(tmp_path / "out/exported/vae" / WEIGHTS).keys() == load_file(folder / WEIGHTS).keys()
-    assert "exported/vae: the decoder, as AutoencoderKL" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "exported/vae: the decoder, as AutoencoderKL" in out
+    assert "not exported: the generator: " in out and "finish its training first" in out
     card = (tmp_path / "out" / "exported" / "README.md").read_text()
     assert "State the license of the weights" in card and "name: diffusers/autoencoder-kl" in card
     assert 'diffusers.AutoencoderKL.from_pretrained("FOLDER", subfolder="vae")' in card
@@ -122,7 +124,7 @@ def test_a_run_file_for_a_pipeline(published: ModuleType, folder: Path, tmp_path
     assert config["generator"] == "tokens/nar" and config["data"]["size"] == 64
     RunConfig.from_dict(config)
     (tmp_path / "model_index.json").write_text(json.dumps({"scheduler": ["diffusers", "X"]}))
-    with pytest.raises(ConfigError, match=r"holds no model that kgen can use \(X\): it uses AutoencoderKL and VQModel"):
+    with pytest.raises(ConfigError, match=r"holds no autoencoder, .* \(X\): give the folder of a whole pipeline"):
         run_file(tmp_path)
     with pytest.raises(ConfigError, match="there is no such folder"):
         run_file(tmp_path / "nowhere")

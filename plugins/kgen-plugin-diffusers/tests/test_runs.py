@@ -90,7 +90,8 @@ def test_training_continues_from_the_published_weights(copied: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("decoder", "message"),
     [
-        ({"pretrained": "no/such/folder"}, r"no/such/folder: there is no such folder; download the model first"),
+        ({"pretrained": "no/such/folder"}, r"no/such/folder: there is no such folder in /.*; download the model first"),
+        ({"pretrained": "hf://a/b"}, r"hf://a/b: this option takes a folder; download the model to one first"),
         ({"pretrained": "vae", "data": "shapes"}, r"decoder\.data.*has the weights of the files that it names: leave"),
         ({"pretrained": "vae", "init": "runs/other"}, r"decoder\.init.*has the weights of the files that it names"),
         ({}, r"decoder.*pretrained.*required|decoder.*needs.*pretrained"),

@@ -109,7 +109,9 @@ def imported(published: ModuleType, version: str, folder: Path) -> tuple[Any, kg
     """A pipeline of diffusers, and the same in kgen, as the run file for its folder says."""
     pipeline = published.random_pipeline(version)
     pipeline.save_pretrained(folder)
-    config = RunConfig.from_dict(yaml.safe_load(run_file(folder)))
+    text = run_file(folder)
+    assert text.startswith(f"# The models of {folder}, a pipeline of diffusers. ") and "does not use" not in text
+    config = RunConfig.from_dict(yaml.safe_load(text))
     made = kgen.assemble(
         encoder=config.encoder.choice,
         generator=config.generator.choice,

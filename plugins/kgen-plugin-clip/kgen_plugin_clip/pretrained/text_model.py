@@ -11,7 +11,7 @@ from kgen_plugin_text.clip import END
 from tokenizers import Tokenizer
 
 from kgen import ConfigError, read_json
-from kgen.pretrained import LoraNames, Section, Tensors, require_files
+from kgen.pretrained import LoraNames, Section, Tensors, require_files, require_folder
 from kgen_plugin_clip.pretrained import hugging_face
 from kgen_plugin_clip.pretrained.architecture import TextArchitecture
 from kgen_plugin_clip.pretrained.model import ARCHITECTURE, PICKLES, clip_tokenizer_of, text_weights
@@ -60,9 +60,7 @@ class PretrainedTextModel:
         Raises:
             ConfigError: there is no model, or another one than CLIP's text tower. The message names the file.
         """
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise ConfigError(f"{path}: there is no such folder; download the model first, with all its files")
+        folder = require_folder(path)
         if not (folder / hugging_face.CONFIG).is_file() and (folder / PART).is_dir():
             folder = folder / PART
         beside = folder.parent / folder.name.replace(PART, "tokenizer")

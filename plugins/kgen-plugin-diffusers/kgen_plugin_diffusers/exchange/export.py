@@ -40,8 +40,7 @@ def export(run: Path, folder: Path) -> tuple[dict[str, Model], dict[str, str]]:
     """
     _require_free(folder)
     models: dict[str, Model] = {}
-    reasons: dict[str, str] = {}
-    parts = trained_parts(run)
+    parts, reasons = trained_parts(run)
     for name, trained in parts.items():
         _add(models, reasons, name, _converted, trained)
     if "generator" in models and hasattr(parts["generator"], "schedule"):
@@ -58,16 +57,16 @@ def export(run: Path, folder: Path) -> tuple[dict[str, Model], dict[str, str]]:
     return models, reasons
 
 
-def trained_parts(run: Path) -> dict[str, Any]:
-    """The trained parts of a run or of a saved pipeline, by name."""
+def trained_parts(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The trained parts of a run or of a saved pipeline, by name, and for the others the reason why they are not."""
     try:
         pipeline = kgen.load(run)
     except RunError as error:
         try:
-            return {"decoder": kgen.open_decoder(run)[0]}
+            return {"decoder": kgen.open_decoder(run)[0]}, dict.fromkeys(("encoder", "generator"), str(error))
         except RunError:
             raise error from None
-    return {"encoder": pipeline.encoder, "generator": pipeline.generator, "decoder": pipeline.decoder}
+    return {"encoder": pipeline.encoder, "generator": pipeline.generator, "decoder": pipeline.decoder}, {}
 
 
 def _add(

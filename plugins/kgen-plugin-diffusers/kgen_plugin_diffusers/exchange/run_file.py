@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from kgen import ConfigError
-from kgen.pretrained import Section
+from kgen.pretrained import Section, require_folder
 from kgen_plugin_diffusers.autoencoder import PretrainedAutoencoder
 from kgen_plugin_diffusers.exchange.latents import IMAGES
 from kgen_plugin_diffusers.exchange.stable_diffusion import unet_latents
@@ -42,22 +42,26 @@ def run_file(folder: Path) -> str:
     found = next((name for name in classes.values() if name in DECODERS), None)
     if found is None:
         there = ", ".join(classes.values()) or "none"
-        raise ConfigError(f"{folder} holds no model that kgen can use ({there}): it uses {' and '.join(DECODERS)}")
+        raise ConfigError(
+            f"{folder} holds no autoencoder, which a run file needs ({there}): give the folder of a whole pipeline, or "
+            f"that of {' or '.join(DECODERS)}"
+        )
     name, decoder, generator = DECODERS[found]
     model = decoder.architecture_class.read(Folder(str(folder), found, decoder.parts).config())
     factor = model.network.factor
     latents = unet_latents(folder, classes, factor) or transformer_latents(folder, classes, factor)
     if latents is not None:
-        examples, rest, size = "The images are an example", latents.lines(folder), latents.side * factor
+        title, examples = f"The models of {folder}, a pipeline", "The images are an example"
+        rest, size = latents.lines(folder), latents.side * factor
         used, notes, images = latents.used, latents.notes, latents.images
     else:
-        examples, used, notes = "The images, the encoder and the generator are examples", (), ()
+        title, examples, used, notes = found, "The images, the encoder and the generator are examples", (), ()
         images = IMAGES
         size = max(64, MIN_LATENT * factor)
         rest = f"encoder: text/transformer\ngenerator: {generator}\nfit: {{steps: 10000}}\n"
     others = [f"kgen does not use {part}: {cls}" for part, cls in classes.items() if cls != found and part not in used]
     return (
-        f"# {found} of diffusers. {examples}: choose yours.\n"
+        f"# {title} of diffusers. {examples}: choose yours.\n"
         + "".join(f"# {line}\n" for line in (*others, *notes))
         + f"name: {_slug(folder.resolve().name)}\n"
         f"data: {{{images}, size: {size}}}\n"
@@ -67,8 +71,7 @@ def run_file(folder: Path) -> str:
 
 def _classes(folder: Path) -> dict[str, str]:
     """The classes of the models in a folder, by the names of their folders in it; "" for a single model."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder; download the model first, with all its files")
+    require_folder(folder)
     if (folder / PIPELINE).is_file():
         entries = Section.of_file(folder / PIPELINE).data.items()
         return {part: str(value[1]) for part, value in entries if isinstance(value, list) and value[1:] and value[1]}

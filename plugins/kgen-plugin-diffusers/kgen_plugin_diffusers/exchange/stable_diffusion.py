@@ -41,7 +41,7 @@ def unet_latents(folder: Path, classes: Mapping[str, str], factor: int) -> Laten
     if model.added is not None and factor != FACTOR:
         network["factor"] = factor
     return Latents(
-        used=(unet, "scheduler", *texts),
+        used=(unet, "scheduler", *texts, *(text.replace("text_encoder", "tokenizer") for text in texts)),
         side=published.config().whole("sample_size"),
         encoder=encoders[0] if len(encoders) == 1 else {"join": "width", "encoders": encoders},
         network=network,
