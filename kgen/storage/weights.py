@@ -12,7 +12,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from kgen.backend.variables import copied
 from kgen.errors import RunError
 from kgen.storage.files import atomic_file
 
@@ -164,6 +163,8 @@ def checksum_of(arrays: Mapping[str, Any]) -> str:
 
     CRC-32 takes a fifth of the time of BLAKE2b.
     """
+    from kgen.backend.variables import copied  # imports Keras, which nothing does before a backend is selected
+
     digest = hashlib.blake2b(digest_size=16)
     for key, value in sorted(arrays.items()):
         array = value if isinstance(value, np.ndarray) else copied(value)
