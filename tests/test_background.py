@@ -180,6 +180,16 @@ def test_an_error_of_a_file_is_a_note_of_another_error() -> None:
         writer.submit(fail)
 
 
+@pytest.mark.portable
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_the_thread_has_a_lower_priority_than_the_training() -> None:
+    found = []
+    with BackgroundWriter() as writer:
+        writer.begin(1)
+        writer.submit(lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    assert found == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
+
+
 # ---- killed ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,8 @@ def serve(page: gr.Blocks, studio: Studio, host: str, port: int, token: str | No
         shown = f"[{address}]" if ":" in address else address
         print(f"kgen studio: http://{shown}:{chosen}/{f'?token={token}' if token else ''}", flush=True)
         config = uvicorn.Config(application(page, studio, token), log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again if the signal arrives while the loop is busy
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

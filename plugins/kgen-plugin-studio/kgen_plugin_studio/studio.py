@@ -156,7 +156,7 @@ class Studio:
             files=[(file, name) for file in files],
             commands=[] if done.returncode else [shlex.join(["kgen", *words])],
             messages=messages,
-            text="" if command.output is not None else done.stdout,
+            text="" if command.output is not None else done.stdout.rstrip(),
         )
 
     def _placed(self, name: str, request: ImageRequest) -> ImageRequest:

@@ -50,6 +50,30 @@ fit: {steps: 1000000, batch_size: 4, warmup_steps: 0, log_every: 5, validate_eve
 sample: {every: 20, options: {steps: 1}, prompts: [red circle]}
 """
 
+UPSCALING = """\
+data: {name: shapes, size: 16, count: 12, holdout: [purple square]}
+encoder: {name: text/bag, dim: 8}
+generator:
+  name: diffusion/diffusion
+  network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}
+decoder: {name: superres/regression, factor: 2, width: 8, blocks: 1, fit: {steps: 2, batch_size: 4}}
+fit: {steps: 2, batch_size: 4}
+sample: {every: 0, options: {steps: 1}, prompts: [red circle]}
+"""
+
+CAPTIONING = """\
+data:
+  name: captioning/captions
+  of: {name: shapes, size: 16, colors: [red], shapes: [circle], sizes: [large], positions: [left, right], holdout: [],
+       jitter: 0.03, count: 12, validation: 4}
+  length: 32
+encoder: {name: vision/patches, field: original, dim: 8, depth: 1, heads: 1}
+generator: {name: tokens/nar, length: predicted, network: {width: 8, depth: 1, heads: 1}}
+decoder: captioning/letters
+fit: {steps: 2, batch_size: 4}
+sample: {every: 0, options: {steps: 1}}
+"""
+
 
 @contextmanager
 def served(studio: Studio, token: str | None = None) -> Iterator[str]:
@@ -265,3 +289,49 @@ def test_new_runs_appear_and_images_are_processed(
         page.locator("#image-files").get_by_text("orange").first.wait_for()
         page.locator("#process").click()
         page.locator(".studio-message.error", has_text="runs/second is not a run directory").wait_for()
+
+
+@pytest.mark.slow
+def test_an_image_is_made_larger_and_described(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    for name, text in {"large": UPSCALING, "words": CAPTIONING}.items():
+        Path(f"{name}.yaml").write_text(text, encoding="utf-8")
+        printed(f"kgen run {name}.yaml")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8)).save("small.png")
+    runs = {f"runs/{name}": Path("runs") / name for name in ("large", "words")}
+    with served(Studio(runs, Path("out"))) as address:
+        page.goto(address)
+        page.get_by_role("tab", name="Images").click()
+        page.locator("#image-files input[type=file]").set_input_files("small.png")
+        page.locator("#image-files").get_by_text("small").first.wait_for()
+
+        page.get_by_label("Larger images (kgen upscale)").check()
+        page.locator("#process").click()
+        page.locator("#image-line").wait_for()
+        page.locator("#processed img").first.wait_for()
+        shown = page.request.get(page.locator("#processed img").first.get_attribute("src")).body()
+        line = shlex.split(page.locator("#image-line .cm-line").inner_text())
+        (file,) = Path(line[line.index("-o") + 1]).iterdir()
+        assert file.read_bytes() == shown and Image.open(file).size == (20, 16)
+        file.unlink()
+        printed(shlex.join(line))
+        assert file.read_bytes() == shown
+
+        choose(page, "image-run", "runs/words")
+        page.get_by_label("Captions (kgen caption)").check()
+        page.locator("#captions").wait_for()
+        page.locator("#image-prompt").wait_for(state="hidden")
+        fill(page, "image-options", "steps=2")
+        page.locator("#process").click()
+        page.locator("#image-line .cm-line", has_text="kgen caption").wait_for()
+        caption = page.locator("#captions textarea").input_value()
+        assert printed(page.locator("#image-line .cm-line").inner_text()) == f"{caption}\n"
+
+
+def printed(line: str) -> str:
+    """What a command line of kgen prints, in a process of its own."""
+    command = [sys.executable, "-m", "kgen.cli", *shlex.split(line)[1:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -118,4 +118,5 @@ def draw(pattern: Pattern, phase: float, size: int) -> np.ndarray:
     y, x = (np.indices((size, size)) + 0.5) / size  # (size, size)
     share = 0.5 + 0.5 * np.cos(2.0 * np.pi * (NUMBERS[pattern.number] * (across * x + down * y) + phase))
     color, white = np.array(COLORS[pattern.color], np.float64), 255.0
-    return np.rint(white + share[..., None] * (color - white)).astype(np.uint8)
+    image: np.ndarray = np.rint(white + share[..., None] * (color - white))
+    return image.astype(np.uint8)

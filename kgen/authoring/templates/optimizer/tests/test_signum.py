@@ -31,7 +31,7 @@ def test_without_momentum_it_takes_the_sign_of_the_gradient() -> None:
 
 
 def test_it_finds_a_minimum() -> None:
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
     model.compile(Signum(0.01), loss="mse")
     x = np.random.default_rng(0).standard_normal((64, 2)).astype("float32")
     before = model.evaluate(x, x @ [[1.0], [-2.0]], verbose=0)
