@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ CHECKSUM = "checksum"
 
 CRC32 = "crc32-"
 """The beginning of a checksum. That of an older kgen has none."""
+
+SHARDS, AXES = "shards", "axes"
+"""Keys of the metadata of arrays that several processes have written (`kgen.storage.shards`): the number of files, and
+the axes along which the arrays of the files are joined, as JSON."""
 
 MAX_NAMED = 3
 """Number of names in a message about a file that was written for another model."""
@@ -84,7 +89,32 @@ def load_variables(
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a file and its metadata. Raises RunError if the file is damaged."""
+    """The arrays of a file and its metadata. If several processes wrote parts of the arrays, they are joined.
+
+    Raises:
+        RunError: a file is damaged or missing.
+    """
+    arrays, metadata = _read_file(path)
+    count, axes = int(metadata.pop(SHARDS, "1")), json.loads(metadata.pop(AXES, "{}"))
+    files = [shard_file(path, index, count) for index in range(1, count)]
+    shards = {name: [arrays[name]] for name in axes}
+    for file in files:
+        found, there = _read_file(file)
+        if set(found) != set(axes) or there.get(SHARDS) != str(count) or there.get("step") != metadata.get("step"):
+            raise RunError(f"{file} was not written together with {path}")
+        for name, array in found.items():
+            shards[name].append(array)
+    return {**arrays, **{name: np.concatenate(parts, axes[name]) for name, parts in shards.items()}}, metadata
+
+
+def shard_file(path: Path, index: int, count: int) -> Path:
+    """The file of one of several processes: `path` itself for the first, or else one such as
+    `step-00000010-00002-of-00002.safetensors`.
+    """
+    return path.with_name(f"{path.stem}-{index + 1:05d}-of-{count:05d}{path.suffix}") if index else path
+
+
+def _read_file(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
