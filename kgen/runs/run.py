@@ -60,7 +60,8 @@ from kgen.runs.samples import renderer
 from kgen.runs.stage import Stage
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
-from kgen.training.distribution import Distribution, leads, open_distribution
+from kgen.training.distribution.base import Distribution
+from kgen.training.distribution.opening import leads, open_distribution
 from kgen.training.loggers import opened_loggers
 from kgen.training.signals import terminable
 
