@@ -15,6 +15,7 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.backend.attributes import freeze_layer
+    from kgen.backend.loops.loop import fori_loop, slice_update
     from kgen.backend.selection import load_backend, select_backend
     from kgen.config import decoding_options, sampling_options
     from kgen.contracts.capabilities import Capability, Guidance, Guide, GuideModel, Samples, Steps, Strength, option_of
@@ -120,6 +121,8 @@ _LAZY = {
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
+    "fori_loop": "kgen.backend.loops.loop",
+    "slice_update": "kgen.backend.loops.loop",
     "show_step": "kgen.previews",
     "watch_steps": "kgen.previews",
     "NoiseSpec": "kgen.random",
@@ -178,6 +181,7 @@ __all__ = [
     "convert_lora",
     "decoding_options",
     "find_run",
+    "fori_loop",
     "freeze",
     "freeze_layer",
     "hookimpl",
@@ -211,6 +215,7 @@ __all__ = [
     "save_sheet",
     "select_backend",
     "show_step",
+    "slice_update",
     "watch_steps",
     "weight_paths",
     "write_images",

@@ -11,6 +11,7 @@ from typing import Any
 
 from keras import ops
 
+from kgen.backend.loops.loop import fori_loop
 from kgen.options import is_static
 
 Tensor = Any
@@ -76,4 +77,4 @@ def ddim(
         x = next_a * clean + kept * eps
         return x if noise is None or is_static(eta, 0.0) else x + fresh * noise(i)
 
-    return ops.fori_loop(0, int(alpha.shape[0]) - 1, step, x)
+    return fori_loop(0, int(alpha.shape[0]) - 1, step, x)

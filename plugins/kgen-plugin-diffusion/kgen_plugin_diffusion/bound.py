@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kgen import fori_loop
 from kgen.random import normal
 from kgen_plugin_diffusion.samplers.grid import Denoise
 from kgen_plugin_diffusion.schedules import Schedule
@@ -66,7 +67,7 @@ def variational_bound(
         return total + 0.5 * gain * ops.sum(ops.square(x0 - denoised(i)), axis=axes)
 
     nothing = ops.sum(ops.zeros_like(x0), axis=axes)
-    steps_cost = ops.fori_loop(0, steps, add, nothing)  # (B,)
+    steps_cost = fori_loop(0, steps, add, nothing)  # (B,)
     prior = _prior(x0, alphas[0], sigmas[0], axes)
     last = _reconstruction(x0, denoised(steps), alphas[steps], sigmas[steps], axes, discrete)
     return -(prior + steps_cost + last)

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError, fori_loop
 from kgen.random import normal, per_example, uniform
 from kgen_plugin_realnvp import dequantization as dq
 from kgen_plugin_realnvp.bijections import Logit
@@ -206,7 +206,7 @@ class RealNVP(Generator):
             return ops.logaddexp(total, self._log_density(x, condition, sample(keys, i, self.space.shape)))
 
         nothing = ops.sum(ops.zeros_like(x), axis=(1, 2, 3)) - 1e30
-        return ops.fori_loop(0, samples, add, nothing) - math.log(samples)
+        return fori_loop(0, samples, add, nothing) - math.log(samples)
 
     def _log_density(self, x: Tensor, condition: Condition, noise: Tensor | None) -> Tensor:
         y, volume = self._enter(x, condition, noise)

@@ -19,6 +19,7 @@ from kgen import (
     OneOf,
     SeedGenerator,
     Space,
+    fori_loop,
     record_levels,
 )
 from kgen.options import Static
@@ -224,7 +225,7 @@ class Autoregressive(Generator):
             return ops.logaddexp(total, self._log_likelihood(x, ops.take(orders, i, axis=0)[None], condition))
 
         nothing = ops.zeros((ops.shape(x)[0],)) - 1e30
-        return ops.fori_loop(0, ORDERS, add, nothing) - math.log(ORDERS)
+        return fori_loop(0, ORDERS, add, nothing) - math.log(ORDERS)
 
 
 def in_order(tokens: Tensor, order: Tensor) -> Tensor:

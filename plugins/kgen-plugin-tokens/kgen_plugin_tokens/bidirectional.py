@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen import show_step
+from kgen import fori_loop, show_step
 from kgen.options import is_static
 from kgen.random import uniform
 from kgen_plugin_tokens.masking import ranks
@@ -146,7 +146,7 @@ class MaskedModel(keras.layers.Layer):
             return self.masked(filled, again), certainty
 
         start = ops.where(tokens == self.vocabulary, 0.0, CERTAIN)
-        return ops.fori_loop(0, steps, body, (tokens, start))  # type: ignore[no-any-return]
+        return fori_loop(0, steps, body, (tokens, start))  # type: ignore[no-any-return]
 
 
 def masked_loss(logits: Tensor, tokens: Tensor, weight: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -198,7 +198,7 @@ def any_order_bound(
         return total - most * masked_loss(logits, tokens, mask)
 
     start = ops.zeros_like(ops.cast(tokens[:, 0], "float32"))
-    return ops.fori_loop(0, samples, add, start) / samples
+    return fori_loop(0, samples, add, start) / samples
 
 
 def _windows(hidden: np.ndarray, count: int, samples: int) -> np.ndarray:

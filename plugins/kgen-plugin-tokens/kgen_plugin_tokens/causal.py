@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen import fori_loop, slice_update
 from kgen.options import is_static
 from kgen_plugin_tokens.sampling import guide
 from kgen_plugin_tokens.stack import Stack, places_initializer
@@ -120,9 +121,9 @@ class CausalModel(keras.layers.Layer):
             if guided:
                 logits = guide(*ops.split(logits, 2), guidance)
             token = sample_tokens(logits, index)  # (B,)
-            tokens = ops.slice_update(tokens, (0, index), token[:, None])
+            tokens = slice_update(tokens, (0, index), token[:, None])
             return tokens, ops.tile(token, 2) if guided else token, caches
 
         rows = ops.shape(start)[0]
         tokens, last = ops.zeros((count, self.count), "int32"), ops.zeros((rows,), "int32")
-        return ops.fori_loop(0, self.count, body, (tokens, last, caches))[0]
+        return fori_loop(0, self.count, body, (tokens, last, caches))[0]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen import slice_update
 from kgen_plugin_tokens.positions import rotations
 from kgen_plugin_tokens.sampling import IMPOSSIBLE
 from kgen_plugin_tokens.transformer import Block, Pair, Transformer, key_mask, rms_norm
@@ -195,7 +196,7 @@ def places_initializer() -> keras.initializers.Initializer:
 def _store(cache: Pair, pair: Pair, index: Any) -> Pair:
     """Writes keys and values (B, H, n, d) into the caches (B, H, T, d) at position `index`."""
     first, second = (
-        ops.slice_update(whole, (0, 0, index, 0), ops.cast(part, whole.dtype))
+        slice_update(whole, (0, 0, index, 0), ops.cast(part, whole.dtype))
         for whole, part in zip(cache, pair, strict=True)
     )
     return first, second

@@ -8,6 +8,8 @@ from typing import Any
 
 from keras import ops
 
+from kgen import fori_loop
+
 Tensor = Any
 
 
@@ -35,5 +37,5 @@ def importance_weighted_bound(log_weight: Callable[[Tensor], Tensor], samples: i
         top = ops.maximum(greatest, new)
         return top, total * ops.exp(greatest - top) + ops.exp(new - top)
 
-    greatest, total = ops.fori_loop(1, samples, add, (first, ops.ones_like(first)))
+    greatest, total = fori_loop(1, samples, add, (first, ops.ones_like(first)))
     return greatest + ops.log(total) - math.log(samples)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
-
+from kgen import fori_loop
 from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Level, Noise
 
 
@@ -24,7 +23,7 @@ def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
     def step(i: Any, y: Any) -> Any:
         return y + (position[i + 1] - position[i]) * velocity(denoise, y * scale[i], grid.at(i), grid)
 
-    return ops.fori_loop(0, grid.steps, step, x / scale[0]) * scale[grid.steps]
+    return fori_loop(0, grid.steps, step, x / scale[0]) * scale[grid.steps]
 
 
 def velocity(denoise: Denoise, x: Any, level: Level, grid: Grid) -> Any:

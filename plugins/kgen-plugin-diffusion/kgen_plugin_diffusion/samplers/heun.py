@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from keras import ops
 from pydantic import Field
 
+from kgen import fori_loop
 from kgen_plugin_diffusion.guidance import noise_level
 from kgen_plugin_diffusion.samplers.euler import velocity
 from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Level, Noise
@@ -51,7 +52,7 @@ class Heun:
             next_slope = velocity(denoise, y * scale, level, grid)
             return (y + 0.5 * length * (next_slope - slope)) * scale
 
-        x = ops.fori_loop(0, grid.steps - 1, step, x)
+        x = fori_loop(0, grid.steps - 1, step, x)
         last = grid.at(grid.steps)
         return euler(grid.steps - 1, x)[0] * grid.scale(*last[:2])
 

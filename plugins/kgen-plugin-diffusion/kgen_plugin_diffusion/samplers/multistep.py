@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kgen import fori_loop
 from kgen_plugin_diffusion.samplers.grid import TINY, Grid
 
 Tensor = Any
@@ -117,4 +118,4 @@ def run(
         x, value = step(i, x, past)
         return (x, *[value, *past][:memory])
 
-    return ops.fori_loop(0, grid.steps, remember, (x, *[ops.zeros_like(x)] * memory))[0]
+    return fori_loop(0, grid.steps, remember, (x, *[ops.zeros_like(x)] * memory))[0]

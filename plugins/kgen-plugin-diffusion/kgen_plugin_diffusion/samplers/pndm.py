@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from kgen import fori_loop
 from kgen_plugin_diffusion.samplers import multistep
 from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
@@ -61,4 +62,4 @@ def sample_pndm(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
         return (moved(x, multistep.weighted(weights[i], [eps, *past]), i), eps, *past[:-1])
 
     x, eps = first_step(x)
-    return ops.fori_loop(1, grid.steps, step, (x, eps, ops.zeros_like(x), ops.zeros_like(x)))[0]
+    return fori_loop(1, grid.steps, step, (x, eps, ops.zeros_like(x), ops.zeros_like(x)))[0]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from keras import ops
 
+from kgen import fori_loop
 from kgen_plugin_diffusion.samplers import multistep
 from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
@@ -45,7 +46,7 @@ class UniPC:
             return (moved(x, i, predictor[i], images), x, *images)
 
         zeros = ops.zeros_like(x)
-        return ops.fori_loop(0, grid.steps, step, (x, zeros, *[zeros] * self.order))[0]
+        return fori_loop(0, grid.steps, step, (x, zeros, *[zeros] * self.order))[0]
 
     def _weights(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """Returns the weights of the images in each step.

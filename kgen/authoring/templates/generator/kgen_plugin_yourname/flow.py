@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 from keras import ops
-from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, SeedGenerator, Space, Steps, is_static
+from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, SeedGenerator, Space, Steps, fori_loop, is_static
 from kgen.nn import sinusoidal
 from pydantic import PositiveInt
 
@@ -93,4 +93,4 @@ class Flow(Generator):
                 velocity = without + guidance * (velocity - without)
             return x + velocity / steps
 
-        return ops.fori_loop(0, steps, step, noise["start"])
+        return fori_loop(0, steps, step, noise["start"])
