@@ -296,12 +296,15 @@ def test_generate_says_which_options_of_the_run_it_does_not_use(kgen, trained: T
     config = yaml.safe_load((directory / "config.yaml").read_text())
     config["sample"]["options"] = {"strength": 0.5, "decoder": {"tile": 64}}
     (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    said = "note: the samples and scores of this run have other options: "
+    said = "note: the samples and scores of this run were generated with "
     done = kgen("generate", directory, "red", cwd=tmp_path)
     assert f"{said}--set strength=0.5 --set decoder.tile=64" in done.err and done.status == 0, done
     done = kgen("generate", directory, "red", "--set", "strength=0.1", cwd=tmp_path)
     assert f"{said}--set decoder.tile=64" in done.err and done.status == 0, done
     assert said not in kgen("generate", trained.directory, "red", cwd=tmp_path).err
+    config["sample"]["options"] = {"strength": 0.0}  # the default
+    (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert said not in kgen("generate", directory, "red", cwd=tmp_path).err
 
 
 def test_a_grid_is_not_an_image_to_start_from(kgen, trained: Trained, tmp_path: Path) -> None:

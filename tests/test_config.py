@@ -326,6 +326,7 @@ def test_overrides_set_options_and_replace_components() -> None:
     "override, message",
     [
         ("fit.stpes=10", "--set fit.stpes=10: fit.stpes: unknown key; did you mean 'steps'?"),
+        ("fit.steps=1e3", "--set fit.steps=1e3: fit.steps: must be a whole number, got 1000.0: write 1000"),
         ("fit.steps=ten", "--set fit.steps=ten: fit.steps: must be a whole number, got 'ten'"),
         ("fit.steps", "--set fit.steps: must read KEY=VALUE"),
         ("fit..steps=3", "--set fit..steps=3: must read KEY=VALUE"),

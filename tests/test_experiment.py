@@ -97,6 +97,15 @@ def test_a_continued_run_creates_each_part_once(file: Path, tmp_path: Path, made
 
 
 @pytest.mark.backends
+def test_a_run_says_that_its_first_step_is_compiled_where_it_is(file: Path, tmp_path: Path) -> None:
+    logged: list[str] = []
+    run(RunConfig.load(file), tmp_path / "run", log=logged.append)
+    said = [number for number, text in enumerate(logged) if text.startswith("compiling the first training step")]
+    assert len(said) == (keras.backend.backend() != "torch"), logged
+    assert all("weights to train" in "".join(logged[:number]) for number in said)
+
+
+@pytest.mark.backends
 @pytest.mark.parametrize("overrides", [(), (STAGE,)], ids=["plain", "staged"])
 def test_trying_parts_does_not_change_the_training(file: Path, overrides: tuple[str, ...]) -> None:
     """Weights, random states of layers, and the seeds of what is made next."""

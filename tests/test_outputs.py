@@ -69,7 +69,9 @@ def test_a_file_of_the_users_stays(kgen: Kgen, trained: Trained, desk: Path, com
     for target in ("mine.png", "text.png", "link.png"):
         kgen(*fill(command, trained, target), cwd=desk).refuses(f"{target} already exists, and kgen did not make it")
     for target in ("mine.png/sub/x.png", "/proc/x.png", "holiday/../mine.png"):
-        kgen(*fill(command, trained, target), cwd=desk).refuses()
+        refused = kgen(*fill(command, trained, target), cwd=desk)
+        refused.refuses()
+        assert "/tmp" not in refused.err, "a temporary file that the user never gave"
     if command[0] != "generate":  # which writes an image into a folder
         for target in (".", "/", "holiday"):
             kgen(*fill(command, trained, target), cwd=desk).refuses(target)

@@ -10,9 +10,11 @@ from command_line import GOOD
 from gaussian import Gaussian
 from kgen_plugin_text.bag import BagOfWords
 from kgen_plugin_text.transformer import TransformerText
+from parts import Patterns
 
 import kgen
 from kgen.errors import UnreadTextWarning
+from kgen.runs.first_lines import unread_captions
 
 pytestmark = pytest.mark.portable
 
@@ -57,11 +59,29 @@ def test_generate_warns_of_such_prompts_and_of_no_others() -> None:
         pipeline.generate(["a red heart"])
 
 
+def test_a_trained_encoder_without_any_caption_is_named() -> None:
+    class Empty(Patterns):
+        def captions(self, split: str) -> list[str]:
+            return [""] * len(super().captions(split))
+
+    encoder = bag()
+    (line,) = unread_captions(Empty(count=4), encoder)
+    assert (
+        line == "all captions are empty, and encoder 'text/bag' reads nothing else: 'encoder: none' says that "
+        "images have no text"
+    )
+    encoder.trainable = False
+    assert not list(unread_captions(Empty(count=4), encoder))
+
+
 def test_commands_warn_of_unread_words_in_one_line_each(kgen, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(GOOD.replace("encoder: letters", "encoder: {name: text/bag, dim: 4, length: 1}"))
     outcome = kgen("run", config, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
+    assert "fit.batch_size is 4, so that each batch contains the 2 images several times" in outcome.out
+    small = kgen("run", config, "--set", "fit.batch_size=2", "--out", "runs/small", cwd=tmp_path)
+    assert small.status == 0 and "batch_size" not in small.out, small
     assert (
         "3 of 3 different captions are not read completely by encoder 'text/bag', such as 'red': only the first 0"
         in " ".join(outcome.out.split())

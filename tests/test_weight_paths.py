@@ -213,7 +213,7 @@ def test_the_suggested_patterns_match_no_other_weights() -> None:
         (
             {},
             {"exclude": ["quite/other"]},
-            "exclude: 'quite/other' matches no weight; the paths of weights begin with enc",
+            "exclude: 'quite/other' matches no weight; the weights are encoder/assets, encoder/table, generator/net/",
         ),
         ({}, {"include": "generator/*"}, "include must be a list of patterns"),
         ({"count": 6}, {}, r"has other assets \(words.txt\).*exclude encoder/\*"),

@@ -21,6 +21,7 @@ FAULT = 1
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from kgen.config import RunConfig
 
@@ -95,6 +96,20 @@ def plain_console(width: int | None = None) -> Console:
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else width)
+
+
+def print_table(table: Table, width: int | None = None) -> None:
+    """Prints a table literally. If stdout is not a terminal, no line ends in blanks.
+
+    Args:
+        table: The table.
+        width: Width in columns if stdout is not a terminal.
+    """
+    console = plain_console(width)
+    with console.capture() as captured:
+        console.print(table)
+    lines = captured.get().splitlines()
+    print("\n".join(lines if console.is_terminal else [line.rstrip() for line in lines]))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution.base import Distribution
-from kgen.training.fit import Progress, compile_model, train
+from kgen.training.fit import Progress, compile_model, compiles, train
 from kgen.training.journal import Journal, Listener
 from kgen.training.loggers import Loggers
 
@@ -81,12 +81,16 @@ class Trainer:
             compile_model(model, fit)
         if inputs.caches_conditions:  # with the weights that the encoder has in the checkpoint
             Checkpoints(folder / "checkpoints", fit.keep, None, *worker).restore(model, fit.steps)
+        data = inputs.loader("train", fit.batch_size, *worker)
+        validation = inputs.validation_loader(fit.batch_size, *worker)
+        if compiles(model):
+            self.log("compiling the first training step, which takes longer than the others")
         progress = train(
             model,
             fit,
             folder,
-            data=inputs.loader("train", fit.batch_size, *worker),
-            validation=inputs.validation_loader(fit.batch_size, *worker),
+            data=data,
+            validation=validation,
             distribution=distribution,
             seed=self.config.seed,
             sample_every=self.config.sample.every,

@@ -188,7 +188,7 @@ def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any,
             continue  # reports only the alternative of a union that matched best
         if path not in explained and all(text.startswith("must be ") for text in texts):
             choices = dict.fromkeys(text.removeprefix("must be ") for text in texts)
-            yield path, f"must be {' or '.join(choices)}, got {show(inputs[path])}{_near(inputs[path], texts)}"
+            yield path, f"must be {' or '.join(choices)}, got {show(inputs[path])}{_hint(inputs[path], texts)}"
         else:
             yield path, "; ".join(dict.fromkeys(texts))
 
@@ -225,8 +225,10 @@ def unknown_key(key: str, known: list[str], owner: str) -> str:
     return f"unknown key{hint} ({owner} takes: {', '.join(known) or 'no options'})"
 
 
-def _near(value: Any, texts: list[str]) -> str:
-    """Suggests the allowed word that is closest to the value."""
+def _hint(value: Any, texts: list[str]) -> str:
+    """Suggests how to write a whole number, or the allowed word that is closest to the value."""
+    if isinstance(value, float) and value.is_integer() and "must be a whole number" in texts:
+        return f": write {int(value)}"
     words = [word.strip("'") for text in texts for word in text.split() if word.startswith("'")]
     words = [word.rstrip(",").strip("'") for word in words]
     near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []

@@ -34,7 +34,7 @@ def check_patterns(name: str, patterns: Sequence[str], paths: Collection[str]) -
         paths: All paths.
 
     Raises:
-        ConfigError: a pattern matches nothing. The message contains a similar path, or the beginnings of the paths.
+        ConfigError: a pattern matches nothing. The message contains a similar path, or patterns of all paths.
     """
     if isinstance(patterns, str):
         raise ConfigError(f"{name} must be a list of patterns, such as ['generator/*'], not the text {patterns!r}")
@@ -48,5 +48,9 @@ def _advice(pattern: str, paths: Collection[str]) -> str:
     near = difflib.get_close_matches(pattern.rstrip("/*"), sorted(above), n=1)
     if near:
         return f"; did you mean '{near[0]}/*'?"
-    shallow = sorted({"/".join(path.split("/")[:2]) for path in paths})
-    return f"; the paths of weights begin with {', '.join(shallow[:10])}" if shallow else ": there are no weights"
+    shallow = sorted({"/".join(path.split("/")[:2]) + ("/*" if path.count("/") > 1 else "") for path in paths})
+    return (
+        f"; the weights are {', '.join(shallow[:10])}{', ...' if shallow[10:] else ''}"
+        if shallow
+        else ": there are no weights"
+    )

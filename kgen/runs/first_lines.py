@@ -25,11 +25,24 @@ def first_lines(experiment: Experiment) -> Iterator[str]:
         f"{holdout:,} held out"
     )
     yield from _how_read(dataset)
+    config = experiment.config
+    for name, fit, count in (
+        ("fit", config.fit, train),
+        *(
+            (f"{part}.fit", (config.encoder if part == "encoder" else config.decoder).fit, len(data.captions("train")))
+            for part, data in experiment.stages.items()
+        ),
+    ):
+        if fit is not None and fit.batch_size > count * (2 if fit.flip else 1):
+            yield (
+                f"{name}.batch_size is {fit.batch_size:,}, so that each batch contains the {count:,} images several "
+                "times; a smaller one needs less memory"
+            )
     for part, data in experiment.stages.items():
         if data is not dataset:
             yield f"{part}.data: {len(data.captions('train')):,} images to train on"
             yield from (f"{part}.data: {line}" for line in _how_read(data))
-    evaluate = experiment.config.evaluate
+    evaluate = config.evaluate
     for name, metric in experiment.metrics.items():
         yield from metric.caveats(dataset)
         if evaluate.every and metric.min_images > evaluate.proxy_images:
@@ -50,6 +63,11 @@ def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         different = distinct(inputs) if are_texts(inputs) else {}
+        if set(different) == {""} and part.trainable:
+            yield (
+                f"all captions are empty, and encoder '{component_id(part)}' reads nothing else: 'encoder: none' says "
+                "that images have no text"
+            )
         unread = [(key, what) for key, row in different.items() if (what := part.unread(inputs[row]))]
         if unread:
             key, what = unread[0]

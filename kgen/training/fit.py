@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from kgen.backend.memory import accelerator_memory
 from kgen.backend.stream import Watched
 from kgen.config import FitConfig
@@ -64,6 +66,11 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
         remat=fit.remat,
         steps_per_execution=fit.steps_per_execution,
     )
+
+
+def compiles(model: LossModel) -> bool:
+    """Whether the first training step of a compiled model takes longer than the others, because a program is made."""
+    return bool(not model.run_eagerly and (model.jit_compile or keras.backend.backend() != "torch"))
 
 
 def train(

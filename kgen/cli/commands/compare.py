@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import log, plain_console, require_run, require_text
+from kgen.cli.common import log, print_table, require_run, require_text
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 
@@ -52,7 +52,7 @@ def command(
     shown = Table("", *(printable(row[0]) for row in made.rows))
     for index, key in enumerate(made.head[1:], start=1):
         shown.add_row(printable(key), *(printable(row[index]) for row in made.rows))
-    plain_console().print(shown)
+    print_table(shown)
     for note in made.notes:
         log(note)
     log(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")

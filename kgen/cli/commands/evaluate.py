@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import ChangedData, log, parse_option, plain_console, require_run
+from kgen.cli.common import ChangedData, log, parse_option, print_table, require_run
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import require_free
@@ -159,7 +159,7 @@ def _print(results: Sequence[Result], *, folders: bool) -> None:
         cells = (with_error(own[s].mean, own[s].standard_error) if s in own else "" for s in splits)
         table.add_row(printable(title), *cells)
     if table.row_count:
-        plain_console().print(table)
+        print_table(table)
     else:
         print("nothing to score: the configuration names no metrics under 'evaluate'; name one with --metric")
 

@@ -139,12 +139,19 @@ def _note_own_options(run: Path, settings: Sequence[str]) -> None:
     """Notes that the grids and the scores of the run were sampled with options that these images do not have."""
     from kgen.config.overrides import flattened
     from kgen.config.source import read_file
+    from kgen.options import options
+    from kgen.plugins.discovery import registry
 
     if (file := run / "config.yaml").is_file():
+        data = read_file(file).data
         given = {setting.partition("=")[0].strip() for setting in settings}
-        own = flattened(read_file(file).data.get("sample", {}).get("options", {}))
-        if missing := [f"--set {key}={json.dumps(value)}" for key, value in own.items() if key not in given]:
-            note = f"note: the samples and scores of this run have other options: {' '.join(missing)}"
+        own = flattened(data.get("sample", {}).get("options", {}))
+        generator = registry().find("generator", data["generator"]["name"]).load()
+        defaults = {name: parameter.default for name, parameter in options(generator.generate).items()}
+        other = {key: value for key, value in own.items() if key not in given and value != defaults.get(key)}
+        if other:
+            missing = " ".join(f"--set {key}={json.dumps(value)}" for key, value in other.items())
+            note = f"note: the samples and scores of this run were generated with {missing}; these images were not"
             print(printable(note), file=sys.stderr)
 
 

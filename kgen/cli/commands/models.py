@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import WIDE, RunArgument, log, plain_console, require_run
+from kgen.cli.common import WIDE, RunArgument, log, print_table, require_run
 from kgen.reporting.plain import printable
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ def list_models() -> None:
         for model in usable:
             row = (model.name, f"{model.distribution} {model.version}", size(model.bytes), str(model.folder))
             table.add_row(*map(printable, row))
-        plain_console(WIDE).print(table)
+        print_table(table, WIDE)
         log(f"\nAll commands that take a run take these names, too: kgen generate {usable[0].name} PROMPT")
     else:
         names = " or ".join(f"'pip install {PREFIX}{name}'" for name in PUBLISHED)

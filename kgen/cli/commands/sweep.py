@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kgen.cli.common import log, parse_option, plain_console, run_file
+from kgen.cli.common import log, parse_option, print_table, run_file
 from kgen.errors import ConfigError, RunError
 from kgen.reporting.plain import printable
 
@@ -190,4 +190,4 @@ def _show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     shown = Table(*map(printable, head))
     for row in rows:
         shown.add_row(*map(printable, row))
-    plain_console().print(shown)
+    print_table(shown)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import WIDE, log, plain_console
+from kgen.cli.common import WIDE, log, print_table
 from kgen.reporting.plain import printable
 
 EXAMPLE = "Example: kgen init quickstart"
@@ -36,7 +36,7 @@ def command(
         table = Table("name", "what it trains", box=None, pad_edge=False)
         for row in shipped():
             table.add_row(row, printable(title(row)))
-        plain_console(WIDE).print(table)
+        print_table(table, WIDE)
         log("\nkgen init NAME writes one of them into this folder; kgen run NAME trains it as it is.")
         return
     path = Path(shipped_file(name).name) if output is None else output
