@@ -56,7 +56,7 @@ def measure(way: str, folder: Path, cache: Path) -> dict[str, float]:
     from kgen.data.frozen.latents import cached_latents
     from kgen.data.loader import Loader
     from kgen.parts.construction import make_dataset
-    from kgen.training.distribution import open_distribution
+    from kgen.training.distribution.opening import open_distribution
     from kgen.training.fit import compile_model
 
     keras.utils.set_random_seed(0)

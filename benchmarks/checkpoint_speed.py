@@ -30,7 +30,7 @@ from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
 from kgen.storage.background import BackgroundWriter
 from kgen.training.callbacks import SaveCheckpoint
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.fit import compile_model, train
 
 WARM_UP, LIMIT = 3, 1.2

@@ -60,7 +60,7 @@ def steps(pipeline: Any, batches: Any) -> list[float]:
             float(logs["loss"])  # waits for the device
             self.times.append(time.perf_counter() - self.start)
 
-    from kgen.training.distribution import open_distribution
+    from kgen.training.distribution.opening import open_distribution
 
     clock = Clock()
     feed = open_distribution("none").feed(batches)

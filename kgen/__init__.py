@@ -15,7 +15,7 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.backend.attributes import freeze_layer
-    from kgen.backend.selection import select_backend
+    from kgen.backend.selection import load_backend, select_backend
     from kgen.config import decoding_options, sampling_options
     from kgen.contracts.capabilities import Capability, Guidance, Guide, GuideModel, Samples, Steps, Strength, option_of
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
@@ -89,6 +89,7 @@ _LAZY = {
     "load_lora": "kgen.parts.lora_files",
     "save_lora": "kgen.parts.lora_files",
     "freeze_layer": "kgen.backend.attributes",
+    "load_backend": "kgen.backend.selection",
     "select_backend": "kgen.backend.selection",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
@@ -187,6 +188,7 @@ __all__ = [
     "is_static",
     "latents_of",
     "load",
+    "load_backend",
     "load_lora",
     "make_dataset",
     "make_decoder",

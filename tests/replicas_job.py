@@ -2,7 +2,8 @@
 
 Usage: python replicas_job.py DEVICES NOISE FOLDER JOB...
 
-Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel", "model_parallel" or "multi_worker"), and one of:
+Writes FOLDER/JOB.npz for each job, or FOLDER/JOB.1.npz if this is worker 1. A job is a mode ("none", "data_parallel",
+"model_parallel" or "multi_worker"), and one of:
 
 - an optimizer, if it is not AdamW, as in "none-lion";
 - a number of micro-batches, as in "none-2", with five steps in a call;
@@ -31,7 +32,8 @@ from kgen.config.sections import LoraConfig
 from kgen.data.loader import Loader
 from kgen.parts.trained import select_trained
 from kgen.random import seed_everything
-from kgen.training import distribution
+from kgen.training.distribution import meshes
+from kgen.training.distribution.opening import open_distribution
 from kgen.training.fit import compile_model, train
 from kgen.training.journal import read_rows
 
@@ -62,7 +64,7 @@ def trained(
     steps_per_execution: int = 1,
 ) -> dict[str, Any]:
     """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
-    devices = distribution.open_distribution(mode)
+    devices = open_distribution(mode)
     chosen = ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))
     fit = FIT.model_copy(update={"optimizer": chosen, "gradient_accumulation": micro_batches})
     fit = fit.model_copy(update={"steps_per_execution": steps_per_execution})
@@ -82,6 +84,7 @@ def trained(
     train(pipeline, fit, folder, data=loader, validation=unseen, distribution=devices, seed=0)
     own = folder if devices.is_chief else folder / f"worker-{devices.worker}"
     return {
+        "worker": devices.worker,
         "replicas": devices.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(own / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if devices.workers == 1 else [],
@@ -109,17 +112,20 @@ def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    distribution.MIN_SPLIT = 8  # so that `model_parallel` splits small weights
+    meshes.MIN_SPLIT = 8  # so that `model_parallel` splits small weights
     for job in sys.argv[4:]:
         mode, _, rest = job.partition("-")
         folder = Path(sys.argv[3]) / job
         optimizer, count = ("adamw", int(rest)) if rest.isdigit() else (rest or "adamw", 1)
         steps = 5 if rest.isdigit() else 1
         if rest.startswith("from_"):
-            optimizer, name = "adamw", "checkpoints/step-00000005.safetensors"
-            (folder / "checkpoints").mkdir(parents=True)
-            shutil.copy(Path(sys.argv[3], rest.removeprefix("from_"), name), folder / name)
+            optimizer, before = "adamw", Path(sys.argv[3], rest.removeprefix("from_"), "checkpoints")
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            for file in before.glob("step-00000005*.safetensors"):
+                copy = Path(shutil.copy(file, folder / f"{os.getpid()}"))
+                copy.replace(folder / "checkpoints" / file.name)  # all workers do this at the same time
         if keras.backend.backend() == "jax":
             keras.distribution.set_distribution(None)
         found = trained(mode, float(sys.argv[2]), folder, optimizer, count, steps_per_execution=steps)
-        np.savez(folder.with_suffix(".npz"), tensorflow="tensorflow" in sys.modules, **found)
+        name = f"{job}.{found['worker']}.npz" if found["worker"] else f"{job}.npz"
+        np.savez(folder.parent / name, tensorflow="tensorflow" in sys.modules, **found)

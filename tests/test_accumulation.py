@@ -19,7 +19,7 @@ from kgen.config import FitConfig
 from kgen.nn import Dropout
 from kgen.random import SeedGenerator, per_example
 from kgen.training.checkpoint import training_state
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.fit import compile_model
 from kgen.training.journal import read_rows
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from PIL import Image
 
 from kgen import ConfigError, assemble
 from kgen.backend.selection import load_backend, quiet_tensorflow
@@ -67,3 +68,71 @@ def test_output_of_native_code_at_the_import_of_keras_is_hidden(monkeypatch, cap
         1 / 0  # noqa: B018
     os.write(2, b"seen again")
     assert capfd.readouterr().err == "seen again"
+
+
+WATCHED = """
+import contextlib, os, sys
+from kgen.backend import selection
+from kgen.cli import main
+
+hidden = False
+
+@contextlib.contextmanager
+def hide():
+    global hidden
+    hidden = True
+    yield
+
+class Keras:
+    def find_spec(self, name, *_):
+        if name == "keras":
+            os._exit(0 if hidden else 9)
+
+selection._silent_stderr = hide
+sys.meta_path.insert(0, Keras())
+sys.argv[0] = "kgen"
+main()
+"""
+"""A command of kgen that ends when Keras is imported, with status 9 if the output of native code is not hidden then."""
+
+COMMANDS = (
+    "generate RUN x",
+    "run RUN",
+    "run quickstart",
+    "reconstruct RUN a.png",
+    "upscale RUN a.png",
+    "vary RUN a.png",
+    "caption RUN a.png",
+    "evaluate RUN",
+    "compare RUN RUN",
+    "sweep studies/guidance",
+    "average RUN --std 0.1",
+    "weights RUN",
+    "check quickstart",
+    "schema",
+    "doctor",
+    "data stats quickstart",
+    "plugins list",
+    "plugins show diffusion",
+    "plugins new mine --kind metric",
+    "models list",
+    "embeddings RUN",
+    "export RUN out",
+    "import .",
+    "studio RUN",
+)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="only TensorFlow writes log lines when it is loaded"
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_hides_the_log_lines_of_tensorflow(command: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: run\n", encoding="utf-8")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    words = [sys.executable, "-c", WATCHED, *command.replace("RUN", "run").split()]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 2), done

@@ -18,9 +18,8 @@ from parts import Patterns
 from test_training import run
 
 import kgen
-from kgen.storage import weights
+from kgen.storage import shards, weights
 from kgen.storage.background import BackgroundWriter
-from kgen.training import checkpoint
 from kgen.training.callbacks import SaveCheckpoint
 from kgen.training.checkpoint import Checkpoints, training_state
 
@@ -37,7 +36,7 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.before = threading.Event(), list[int]()
-        save, follow = checkpoint.save_variables, SaveCheckpoint.on_train_batch_end
+        save, follow = shards.save_variables, SaveCheckpoint.on_train_batch_end
 
         def slow(path: Path, *arguments: Any) -> None:
             assert "step-00000004" not in path.name or self.reached.wait(TIMEOUT)
@@ -49,7 +48,7 @@ class Slow:
                 self.reached.set()
             follow(saver, batch, logs)
 
-        monkeypatch.setattr(checkpoint, "save_variables", slow)
+        monkeypatch.setattr(shards, "save_variables", slow)
         monkeypatch.setattr(SaveCheckpoint, "on_train_batch_end", reach)
 
 
@@ -95,13 +94,13 @@ def test_an_error_of_the_thread_ends_the_training(
 
 @pytest.mark.portable
 def test_an_interrupted_training_waits_for_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = checkpoint.save_variables
+    save = shards.save_variables
 
     def slow(*arguments: Any) -> None:
         time.sleep(0.3)
         save(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_variables", slow)
+    monkeypatch.setattr(shards, "save_variables", slow)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 12, Patterns(), stop=6)
     assert written(tmp_path) == [4]

@@ -369,6 +369,15 @@ def test_sampling_options_are_validated() -> None:
     ]
 
 
+def test_a_generator_without_generate_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.parts import Means
+
+    monkeypatch.delattr(Means, "generate")
+    assert refuse({**SMALL, "sample": {"options": {"steps": 3}}}) == (
+        "configuration: sample.options: Means does not define 'generate'"
+    )
+
+
 # ---- the schema ----------------------------------------------------------------------------------
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from replicas_job import trained
 
-import kgen
 from kgen.backend.stream import slices
 from kgen.testing.replicas import mirrored
-from kgen.training.distribution import leads, split_axis
+from kgen.training.distribution.environment import ADDRESSES, COUNT, INDEX
+from kgen.training.distribution.meshes import split_axis
 
 JOB = Path(__file__).parent / "replicas_job.py"
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
@@ -126,20 +126,25 @@ def test_two_mirrored_devices_equal_one_with_other_optimizers(optimizer: str, tm
     validated_alike(one, two, 1e-4)
 
 
-@on_tensorflow
-@pytest.mark.slow
-def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path) -> None:
+def workers(backend: str, devices: int, noise: float, folder: Path, *jobs: str) -> list[list[dict[str, np.ndarray]]]:
+    """The results of two workers, each with some devices, in one folder."""
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0))
         b.bind(("127.0.0.1", 0))
-        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
     processes = []
     for index in range(2):
-        config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        processes.append((start("tensorflow", 1, 0.0, folder, "multi_worker", TF_CONFIG=config), folder))
-    (first,), (second,) = (results(process, folder, "multi_worker") for process, folder in processes)
+        config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        names = {ADDRESSES: addresses[0], COUNT: "2", INDEX: str(index), "TF_CONFIG": config}
+        processes.append(start(backend, devices, noise, folder, *jobs, **names))
+    other = [f"{job}.1" for job in jobs]
+    return [results(process, folder, *names) for process, names in zip(processes, (jobs, other), strict=True)]
+
+
+@on_tensorflow
+@pytest.mark.slow
+def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path) -> None:
+    (first,), (second,) = workers("tensorflow", 1, 0.0, tmp_path, "multi_worker")
     assert first["replicas"] == 2
     same(one_device, first)
     same(one_device, second)
@@ -164,16 +169,26 @@ def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     assert halves >= 4 * 3 and set(split["parts"]) <= {0.5, 1.0}  # weights, two moments and the average
 
 
-@pytest.mark.portable
-def test_worker_0_leads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert leads("none") and leads("mirrored")
-    for index in (0, 1):
-        cluster = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": index}}
-        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-        assert leads("multi_worker") == (index == 0)
-    monkeypatch.delenv("TF_CONFIG")
-    with pytest.raises(kgen.ConfigError, match=r"TF_CONFIG .* it is not set"):
-        leads("multi_worker")
+@pytest.mark.slow
+def test_two_jax_processes_equal_one(tmp_path: Path) -> None:
+    """Each process has two devices. All write one folder."""
+    modes = ("data_parallel", "data_parallel-2", "model_parallel", "model_parallel-from_model_parallel")
+    found = workers("jax", 2, 0.1, tmp_path, *modes)
+    names = sorted(path.name for path in (tmp_path / "model_parallel" / "checkpoints").iterdir())
+    assert names == [f"step-000000{step}{of}.safetensors" for step in ("05", "10") for of in ("-00002-of-00002", "")]
+    assert len(list((tmp_path / "data_parallel" / "checkpoints").iterdir())) == 2
+    alone = ("none", "none-from_model_parallel", "model_parallel-from_model_parallel")
+    one, resumed, divided = results(start("jax", 4, 0.1, tmp_path, *alone), tmp_path, *alone)
+    assert (one["replicas"], resumed["replicas"], divided["replicas"]) == (1, 1, 4)
+    same(one, resumed)
+    same(one, divided)
+    for worker in found:
+        for other in worker:
+            assert other["replicas"] == 4
+            same(one, other)  # also the noise
+            np.testing.assert_allclose(other["losses"][-1], found[0][0]["losses"][-1], rtol=1e-5)
+        assert set(worker[0]["parts"]) == {1.0}
+        assert (worker[2]["parts"] == 0.25).sum() >= 4 * 2
 
 
 @pytest.mark.slow

@@ -163,6 +163,8 @@ def test_what_cannot_be_packed(kgen, package, trained: Trained, tmp_path: Path) 
     ):
         with pytest.raises(ConfigError, match=message):
             pack_model(trained.directory, name, "MIT", tmp_path)
+    with pytest.raises(ConfigError, match=r"the license 'not a license' is not an SPDX expression: give one such as"):
+        pack_model(trained.directory, "mine", "not a license", tmp_path)
     manifest = RunDirectory(tmp_path / "run").manifest
     manifest.parent.mkdir()
     manifest.write_text('{"api": 1}')

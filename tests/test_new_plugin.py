@@ -140,7 +140,7 @@ def test_the_tests_of_a_package_use_the_backend_that_is_installed(
         ("My_Plugin", "metric", "it is not 'My_Plugin'; did you mean 'my-plugin'?"),
         ("../mine", "metric", "it is not '../mine'; did you mean 'mine'?"),
         ("3d", "metric", "begins with a letter, and has at most 40 characters; it is not '3d'; did you mean 'd'?"),
-        ("ünï", "metric", "it is not 'ünï'; did you mean 'n'?"),
+        ("ünï", "metric", "it is not 'ünï'; did you mean 'uni'?"),
         ("a" * (MAX_NAME + 1), "metric", "has at most 40 characters"),
         ("kgen-plugin-mine", "metric", "give the name without 'kgen-plugin-': mine"),
         ("kgen", "metric", "there is a plugin 'kgen' already (kgen-core 0."),

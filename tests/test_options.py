@@ -246,10 +246,12 @@ def test_an_option_must_be_stored_as_it_was_given() -> None:
 def test_a_signature_that_no_file_can_serve_is_refused() -> None:
     def hidden(*, _a: int = 1) -> None: ...
     def taken(*, copy: int = 1) -> None: ...
+    def untyped(*, width=1) -> None: ...  # type: ignore[no-untyped-def]
 
     for function, message in (
         (hidden, "'_a' is a name that no option can have"),
         (taken, "'copy' is a name that no option can have"),
+        (untyped, "option 'width' has no type: write one, as in width: int"),
     ):
         with pytest.raises(TypeError, match=message):
             option_model(function, "x")

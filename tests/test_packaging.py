@@ -139,15 +139,31 @@ def test_a_run_file_that_kgen_ships_is_found_by_its_name(tmp_path: Path, monkeyp
     sources = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert set(shipped()) == sources >= {"quickstart", "families/vae"}
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstart", "quickstart.yaml"):
+    for name in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml"):
         assert find_run_file(name).read_bytes() == (ROOT / "configs/quickstart.yaml").read_bytes()
     (tmp_path / "quickstart").write_text("mine")
     assert find_run_file("quickstart") == Path("quickstart"), "a file of one's own comes first"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("mine")
+    assert find_run_file("configs/quickstart.yaml") == Path("configs/quickstart.yaml")
     for missing in ("quickstrat", "configs/quickstrat.yaml"):
         with pytest.raises(ConfigError, match=f"^{missing}: .* did you mean 'quickstart'\\? kgen ships"):
             find_run_file(missing)
     with pytest.raises(ConfigError, match="there is no such file"):
         find_run_file("../configs/quickstart")
+
+
+@pytest.mark.parametrize("command", [["run", "--set", "seed=-1"], ["check", "--set", "seed=-1"], ["sweep"]])
+def test_commands_say_that_they_use_the_file_that_kgen_ships(kgen, command: list[str], tmp_path: Path) -> None:
+    """As the documentation writes it, without a clone of the repository."""
+    outcome = kgen(command[0], "configs/families/realnvp.yaml", *command[1:], cwd=tmp_path)
+    note, error = outcome.err.splitlines()
+    assert (
+        note == "note: there is no file configs/families/realnvp.yaml here: this is 'families/realnvp', "
+        "which kgen ships"
+    )
+    assert outcome.status == 2 and ("seed: must be" in error or "is not a study" in error)
+    assert not kgen(command[0], "families/realnvp", *command[1:], cwd=tmp_path).err.startswith("note")
 
 
 def test_without_its_plugins_a_run_file_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

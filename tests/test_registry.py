@@ -57,6 +57,8 @@ def test_a_broken_plugin_is_named_where_it_may_be_the_reason_and_only_there(regi
     for name in ("berries/strawberry", "strawberry"):
         with pytest.raises(ConfigError, match=reason):
             registry.find("generator", name)
+    with pytest.raises(ConfigError, match=f"^unknown generator 'berries/strawberry': {reason}$"):
+        registry.find("generator", "berries/strawberry")
     with pytest.raises(ConfigError) as caught:
         registry.find("generator", "vegetables/leek")
     assert "berries" not in str(caught.value)

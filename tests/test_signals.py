@@ -21,9 +21,10 @@ from kgen.data.loader import Loader
 from kgen.errors import RunInterruptedError
 from kgen.runs import run as runs
 from kgen.training.checkpoint import Checkpoints, training_state
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import read_rows
+from kgen.training.signals import StopSignals
 
 pytestmark = pytest.mark.portable
 
@@ -141,3 +142,26 @@ def test_sigterm_while_latents_are_cached(made_plugin: None, tmp_path: Path, mon
     assert time.monotonic() - sent[0] < 10 and len(read) < 1000
     assert not Checkpoints(tmp_path / "run" / "checkpoints", 1).steps()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_workers_end_together() -> None:
+    """A worker that has received a signal goes on until all of them know of it."""
+    told = list[bool]()
+
+    def shared(flag: bool) -> bool:
+        told.append(flag)
+        return len(told) > 2
+
+    signals = StopSignals(shared)
+    signals.listen()
+    try:
+        signals.share()
+        signal.raise_signal(signal.SIGTERM)
+        signals.share()
+        assert not signals.received
+        signals.share()
+        assert signals.received and told == [False, True, True]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signals.ignore()

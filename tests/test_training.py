@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
 from kgen.training.averages import averaged_weights
 from kgen.training.checkpoint import Checkpoints, training_state
-from kgen.training.distribution import Distribution, check_cluster
+from kgen.training.distribution.base import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import read_rows
 from kgen.training.optimizers.averaging import averaging
@@ -399,30 +398,3 @@ def test_checkpoints_that_are_not_this_trainings(tmp_path: Path, caplog: pytest.
     caplog.clear()
     assert run(tmp_path, 8, Patterns())[1].step == 8
     assert "step-00000006.safetensors holds step 4: it was renamed" in caplog.text
-
-
-# ---- workers ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "it is not set"),
-        ("{", "such as"),
-        ("[1]", "such as"),
-        ("{}", "'cluster' is missing"),
-        (json.dumps({"cluster": {"worker": ["a:1"]}}), "'task' is missing"),
-        (json.dumps({"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}), "must list addresses"),
-        (json.dumps({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}), "HOST:PORT"),
-        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}), "0 to 0, not 1"),
-        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}), "not '0'"),
-        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}), "not 'ps'"),
-    ],
-)
-def test_a_wrong_cluster_is_refused(text: str, message: str) -> None:
-    with pytest.raises(kgen.ConfigError, match=f"TF_CONFIG.*{message}"):
-        check_cluster(text)
-
-
-def test_a_valid_cluster_passes() -> None:
-    check_cluster(json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.version import InvalidVersion, Version
 
 from kgen.authoring.package import TEMPLATES, check_form, filled_files
@@ -39,9 +40,16 @@ def pack_model(run: Path, name: str, license: str, folder: Path, *, half: bool =
 
     Raises:
         RunError: the run is not finished, or it is damaged.
-        ConfigError: the name cannot be used, the folder exists, or a weight is too large for 16 bits.
+        ConfigError: the name or the license cannot be used, the folder exists, or a weight is too large for 16 bits.
     """
     check_form(name, "model", PREFIX)
+    try:
+        license = canonicalize_license_expression(license)
+    except InvalidLicenseExpression as error:
+        raise ConfigError(
+            f"the license {license!r} is not an SPDX expression: give one such as MIT or CC-BY-SA-4.0, from "
+            "https://spdx.org/licenses, or LicenseRef-NAME for another license"
+        ) from error
     package = folder / f"{PREFIX}{name}"
     if os.path.lexists(package):
         raise ConfigError(f"{package} already exists: choose another name, or move it away")

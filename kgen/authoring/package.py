@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def check_form(name: str, what: str, prefix: str) -> None:
     if name.startswith(prefix) and NAME.fullmatch(name.removeprefix(prefix)):
         raise ConfigError(f"give the name without '{prefix}': {name.removeprefix(prefix)}")
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME].strip("-")
+        plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+        near = re.sub(r"[^a-z0-9]+", "-", plain).strip("-0123456789")[:MAX_NAME].strip("-")
         hint = f"; did you mean '{near}'?" if near else ""
         raise ConfigError(
             f"a {what}'s name is lower case letters and digits, with '-' between words, begins with a letter, and has "

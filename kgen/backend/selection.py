@@ -69,6 +69,7 @@ def select_backend() -> str:
             f'Keras needs one of {", ".join(BACKENDS)}, and none is installed: pip install "kgen-core[tensorflow]"'
         )
     os.environ["KERAS_BACKEND"] = chosen
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", LEVEL)  # also for a plugin that imports Keras itself
     return chosen
 
 

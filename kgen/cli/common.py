@@ -112,14 +112,24 @@ def output_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def run_file(path: Path) -> Path:
+    """The path of a run file, or of one that kgen ships. Says so if kgen's takes the place of a file in `configs`."""
+    from kgen.config.shipped import FOLDER, find_run_file
+
+    found = find_run_file(path)
+    if path.parts[:1] == ("configs",) and found.is_relative_to(FOLDER):
+        name = found.relative_to(FOLDER).with_suffix("").as_posix()
+        print(f"note: there is no file {path} here: this is '{name}', which kgen ships", file=sys.stderr)
+    return found
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run file, or one that kgen ships. A file that is not YAML fails before the framework is loaded."""
     from kgen.backend.selection import load_backend
-    from kgen.config.shipped import find_run_file
     from kgen.config.short_keys import load_run_file
     from kgen.config.source import read_file
 
-    path = find_run_file(path)
+    path = run_file(path)
     if "over" in (data := read_file(path).data) and "run" in data:
         raise ConfigError(f"{path} is a study of several runs: run it with 'kgen sweep {path}'")
     load_backend()

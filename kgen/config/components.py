@@ -14,7 +14,7 @@ from kgen.options import plain
 from kgen.options.renamed import rename_keys
 from kgen.options.validation import KeyPath, check, model_of, show
 from kgen.plugins.discovery import registry
-from kgen.plugins.registry import Kind
+from kgen.plugins.registry import CONTRACTS, Kind, imported
 
 PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": "generator", "decoder": "decoder"}
 """The keys of a run file that hold one component each."""
@@ -146,6 +146,9 @@ def check_method(
         source.report(path, f"must be a mapping, got {show(given)}")
         return
     owner = f"{cls.__name__}.{method}"
+    if getattr(cls, method) is getattr(imported(CONTRACTS["generator" if method == "generate" else "decoder"]), method):
+        source.report(path, f"{cls.__name__} does not define '{method}'")
+        return
     rename_keys(given, cls.renamed, owner)
     strength = option_of(getattr(cls, method), Capability.STRENGTH)
     if strength is not None and strength in given:

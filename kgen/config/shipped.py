@@ -32,14 +32,16 @@ def find_run_file(path: str | Path) -> Path:
 def shipped_file(name: str | Path) -> Path:
     """The path of the run file that kgen ships by a name, with or without `.yaml`.
 
+    The name may begin with "configs/", the folder of these files in the repository, as in the documentation.
+
     Raises:
         ConfigError: there is none of that name; the message names the others.
     """
-    bare = Path(name).as_posix().removesuffix(YAML)
+    bare = Path(name).as_posix().removeprefix("configs/").removesuffix(YAML)
     names = shipped()
     if bare in names:
         return FOLDER / f"{bare}{YAML}"
-    near = difflib.get_close_matches(bare.removeprefix("configs/"), names, n=1)
+    near = difflib.get_close_matches(bare, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     raise ConfigError(f"{name}: there is no such file{hint} kgen ships {', '.join(names)}")
 

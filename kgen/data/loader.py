@@ -87,7 +87,7 @@ class Loader:
         These choices, too, depend only on the seed and the step.
         """
         order = BatchOrder(self.count, self.batch_size, seed, self.shares, list(self.groups.values()))
-        places = range(self.shard, self.batch_size, self.shards)
+        places = self._part(0, self.batch_size)
 
         def batch(step: int) -> Batch:
             rows = order(step, places)
@@ -114,11 +114,17 @@ class Loader:
 
         def weighted(number: int) -> Batch:
             rows, first, size = batches[number]
-            places = np.arange(first + self.shard, first + size, self.shards)
+            places = np.asarray(self._part(first, size))
             chosen = [int(rows[place]) for place in (places % len(rows)).tolist()]
             return {**self._batch(chosen), "weight": (places < len(rows)).astype(np.float32)}
 
         return self._threads(grain.MapDataset.range(len(batches)).map(weighted))
+
+    def _part(self, first: int, size: int) -> range:
+        """The places of this process in a batch of `size` rows that begins at `first`: one after the other, as JAX
+        puts the batch together again."""
+        share = size // self.shards
+        return range(first + self.shard * share, first + (self.shard + 1) * share)
 
     def _grouped(self) -> list[Sequence[int] | np.ndarray]:
         """The rows of each shape."""

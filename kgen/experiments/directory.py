@@ -13,7 +13,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from kgen.config import RunConfig
-from kgen.config.changes import Change, changes
+from kgen.config.changes import STEPS, Change, changes
 from kgen.config.source import read_file
 from kgen.config.staged import STAGED, Staged
 from kgen.errors import KgenError, PluginError, RunError
@@ -140,6 +140,7 @@ class RunDirectory:
             raise RunError(
                 f"{self.path} holds a run of a different configuration:\n  "
                 + "\n  ".join(map(str, refused))
+                + (f"\n{STEPS} can only increase" if any(change.key == STEPS for change in refused) else "")
                 + "\nstart again with --restart, which renames the old run, or choose another directory with --out"
             )
         return changed

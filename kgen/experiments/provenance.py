@@ -59,6 +59,23 @@ def changed_weights(directory: RunDirectory, generator: Generator) -> str:
     return "the generator's first weights are not those of the last start: a file that it reads has changed"
 
 
+def changed_backend(directory: RunDirectory) -> str:
+    """Says if a run that has a checkpoint continues on another backend; "" if not. The manifest records the older one.
+
+    Call it before `describe`, which records the present software.
+    """
+    before = directory.read_manifest().get("software", {})
+    own, now = before.get("backend"), keras.backend.backend()
+    parts = (directory, directory.encoder_stage, directory.decoder_stage)
+    if own in (None, now) or not any(part.newest_step for part in parts):
+        return ""
+    note = f"the backend was {own} before, and is {now} now"
+    directory.record(changed=[note], software=before)
+    return (
+        f"{note}: the results differ slightly from those of a single backend. KERAS_BACKEND={own} continues as before"
+    )
+
+
 def record_skipped(directory: RunDirectory, dataset: Dataset) -> list[str]:
     """Adds images that were found damaged during the training to the manifest, and returns lines about them."""
     data = directory.read_manifest().get("data", {})

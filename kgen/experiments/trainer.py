@@ -17,7 +17,7 @@ from kgen.experiments.inputs import Inputs
 from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.training.checkpoint import Checkpoints
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
 from kgen.training.loggers import Loggers
@@ -75,12 +75,12 @@ class Trainer:
         """
         name = "training" if stage == "generator" else stage
         distribution = self.distribution
-        worker, chief = (distribution.worker, distribution.workers), distribution.is_chief
+        worker = distribution.worker, distribution.workers
         inputs = replace(inputs, devices=distribution.replicas, log=self.log)
         with distribution.scope():
             compile_model(model, fit)
         if inputs.caches_conditions:  # with the weights that the encoder has in the checkpoint
-            Checkpoints(folder / "checkpoints", fit.keep).restore(model, fit.steps)
+            Checkpoints(folder / "checkpoints", fit.keep, None, *worker).restore(model, fit.steps)
         progress = train(
             model,
             fit,
@@ -90,9 +90,9 @@ class Trainer:
             distribution=distribution,
             seed=self.config.seed,
             sample_every=self.config.sample.every,
-            render=distribution.alone(render) if render and chief else None,
+            render=None if render is None else distribution.alone(render, model),
             evaluate_every=self.config.evaluate.every,
-            evaluate=distribution.alone(evaluate) if evaluate and chief else None,
+            evaluate=None if evaluate is None else distribution.alone(evaluate, model),
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
             loggers=self.loggers,
             stage=stage,

@@ -62,7 +62,7 @@ def option_model(function: Callable[..., Any], title: str) -> type[pydantic.Base
     Integers may not exceed `Configurable.largest_option` of the class, or `MAX_OPTION` for a method.
 
     Raises:
-        TypeError: an option has a name that no option can have.
+        TypeError: an option has a name that no option can have, or no type.
         NameError, PydanticUserError: an annotation cannot be used.
     """
     return _made_once(function, title)
@@ -70,9 +70,11 @@ def option_model(function: Callable[..., Any], title: str) -> type[pydantic.Base
 
 @functools.lru_cache(maxsize=512)
 def _made_once(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
-    for name in options(function):
+    for name, parameter in options(function).items():
         if name.startswith("_") or hasattr(pydantic.BaseModel, name):
             raise TypeError(f"'{name}' is a name that no option can have")
+        if parameter.annotation is Any:
+            raise TypeError(f"option '{name}' has no type: write one, as in {name}: int")
     bounded = pydantic.AfterValidator(_at_most(getattr(function, "largest_option", MAX_OPTION)))
     fields: dict[str, Any] = {
         name: (Annotated[p.annotation, bounded], ... if p.default is p.empty else p.default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.metadata
 import os
@@ -157,8 +158,17 @@ class Hooks:
         """Calls a hook of a plugin, if the plugin implements it. A misspelled hook is an error."""
         try:
             self._manager.register(plugin, name=origin.namespace)
-            self._manager.check_pending()
+            self._require_known(plugin)
             getattr(self._manager.hook, hook)(**arguments)
         finally:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
+
+    def _require_known(self, plugin: object) -> None:
+        """Raises PluginError if a registered plugin implements a hook that kgen does not have."""
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            if not caller.has_spec():
+                known = [name for name in vars(hookspecs) if hasattr(self._manager.hook, name)]
+                near = difflib.get_close_matches(caller.name, known, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else f": there are {', '.join(known)}"
+                raise PluginError(f"kgen has no hook '{caller.name}'{hint}")

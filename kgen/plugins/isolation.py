@@ -38,6 +38,8 @@ def isolated(what: str, remedy: str = "") -> Iterator[None]:
         raise
     except SystemExit as error:
         raise PluginError(f"it calls sys.exit({error.code!r}) when it is imported") from error
+    except SyntaxError as error:
+        raise PluginError(f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})") from error
     except BaseException as error:
         raise PluginError(f"{type(error).__name__}: {error}") from error
     finally:

@@ -231,6 +231,8 @@ class Registry:
         namespace, slash, _ = name.rpartition("/")
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}
         near = difflib.get_close_matches(name, sorted(names), n=3)
+        if slash and (broken := [origin for origin in self.broken if origin.namespace == namespace]):
+            return "".join(f": {self._not_loaded(origin)}" for origin in broken)
         if near:
             hint = f": did you mean {quoted(near)}?"
         else:
@@ -238,14 +240,16 @@ class Registry:
         for refused, why in self.refused.items():
             if refused.kind == kind and name in (refused.id, refused.name):
                 hint += f"; {refused} is refused: {why}"
-        suspects = [o for o in self.broken if o.namespace == namespace or not (slash or near)]
-        for origin in suspects:
-            why = self.broken[origin]
-            hint += f"; plugin '{origin.namespace}' ({origin.distribution}) could not be loaded: {why}"
+        suspects = [] if slash or near else list(self.broken)
+        hint += "".join(f"; {self._not_loaded(origin)}" for origin in suspects)
         installed = {component.origin.namespace for component in self.components.values()}
         if NAME.fullmatch(namespace) and namespace not in installed and not suspects:
             hint += f"; no plugin '{namespace}' is installed: pip install {PREFIX}{namespace}"
         return hint
+
+    def _not_loaded(self, origin: Provenance) -> str:
+        """Says why a plugin is in `broken`."""
+        return f"plugin '{origin.namespace}' ({origin.distribution}) could not be loaded: {self.broken[origin]}"
 
 
 def imported(path: str) -> Any:

@@ -76,16 +76,17 @@ def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterato
     for change in changes:
         yield f"changed since the run began: {change}"
         if change.key == STEPS:
-            yield _new_schedule(config.fit, step, change)
+            yield from _new_schedule(config.fit, step, change)
 
 
-def _new_schedule(fit: FitConfig, step: int, change: Change) -> str:
-    """A line about the effect of more steps on the learning rate."""
+def _new_schedule(fit: FitConfig, step: int, change: Change) -> Iterator[str]:
+    """A line about the effect of more steps on the learning rate, if there is one."""
     before, now = (
         float(WarmUp(fit.learning_rate, fit.warmup_steps, steps if fit.schedule == "cosine" else None)(step))
         for steps in (change.before, change.now)
     )
-    return (
-        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: it is {now:.3g} there; "
-        f"in the schedule of {change.before} steps it would be {before:.3g}"
-    )
+    if f"{before:.3g}" != f"{now:.3g}":
+        yield (
+            f"from step {step} on, the learning rate follows the schedule of {change.now} steps: it is {now:.3g} "
+            f"there; in the schedule of {change.before} steps it would be {before:.3g}"
+        )

@@ -40,7 +40,7 @@ from kgen.experiments.initial import (
     with_initial_lora,
 )
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
-from kgen.experiments.provenance import changed_data, changed_weights, describe, record_skipped
+from kgen.experiments.provenance import changed_backend, changed_data, changed_weights, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
 from kgen.parts.construction import build_encoder, make_decoder
 from kgen.parts.lora_files import save_lora
@@ -60,7 +60,8 @@ from kgen.runs.samples import renderer
 from kgen.runs.stage import Stage
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
-from kgen.training.distribution import Distribution, leads, open_distribution
+from kgen.training.distribution.base import Distribution
+from kgen.training.distribution.opening import leads, open_distribution
 from kgen.training.loggers import opened_loggers
 from kgen.training.signals import terminable
 
@@ -246,6 +247,8 @@ def _begin(
     if pipeline is not None and (note := changed_weights(directory, pipeline.generator)):
         trainer.log(note)
         directory.record(changed=[note])
+    if note := changed_backend(directory):
+        trainer.log(note)
     describe(config, directory, dataset)
     if start:
         directory.update_manifest(init=start.describe())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from kgen.backend.variables import copied
 from kgen.errors import RunError
 from kgen.storage.files import atomic_file
 
@@ -38,6 +38,10 @@ CHECKSUM = "checksum"
 
 CRC32 = "crc32-"
 """The beginning of a checksum. That of an older kgen has none."""
+
+SHARDS, AXES = "shards", "axes"
+"""Keys of the metadata of arrays that several processes have written (`kgen.storage.shards`): the number of files, and
+the axes along which the arrays of the files are joined, as JSON."""
 
 MAX_NAMED = 3
 """Number of names in a message about a file that was written for another model."""
@@ -85,7 +89,32 @@ def load_variables(
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a file and its metadata. Raises RunError if the file is damaged."""
+    """The arrays of a file and its metadata. If several processes wrote parts of the arrays, they are joined.
+
+    Raises:
+        RunError: a file is damaged or missing.
+    """
+    arrays, metadata = _read_file(path)
+    count, axes = int(metadata.pop(SHARDS, "1")), json.loads(metadata.pop(AXES, "{}"))
+    files = [shard_file(path, index, count) for index in range(1, count)]
+    shards = {name: [arrays[name]] for name in axes}
+    for file in files:
+        found, there = _read_file(file)
+        if set(found) != set(axes) or there.get(SHARDS) != str(count) or there.get("step") != metadata.get("step"):
+            raise RunError(f"{file} was not written together with {path}")
+        for name, array in found.items():
+            shards[name].append(array)
+    return {**arrays, **{name: np.concatenate(parts, axes[name]) for name, parts in shards.items()}}, metadata
+
+
+def shard_file(path: Path, index: int, count: int) -> Path:
+    """The file of one of several processes: `path` itself for the first, or else one such as
+    `step-00000010-00002-of-00002.safetensors`.
+    """
+    return path.with_name(f"{path.stem}-{index + 1:05d}-of-{count:05d}{path.suffix}") if index else path
+
+
+def _read_file(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
@@ -164,6 +193,8 @@ def checksum_of(arrays: Mapping[str, Any]) -> str:
 
     CRC-32 takes a fifth of the time of BLAKE2b.
     """
+    from kgen.backend.variables import copied  # imports Keras, which nothing does before a backend is selected
+
     digest = hashlib.blake2b(digest_size=16)
     for key, value in sorted(arrays.items()):
         array = value if isinstance(value, np.ndarray) else copied(value)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.backend.variables import copied, kept_variables
+from kgen.backend.variables import kept_variables, snapshot
 from kgen.pipeline.loss_model import LossModel
 
 
@@ -28,7 +28,7 @@ def averaged_weights(model: LossModel) -> Iterator[bool]:
     weights = model.trainable_variables
     with kept_variables(weights):
         for variable, average in zip(weights, averages, strict=True):
-            variable.assign(copied(average))
+            variable.assign(snapshot(average))
         yield True
 
 
@@ -52,12 +52,12 @@ def kept_metrics(model: LossModel) -> Iterator[None]:
         set_metrics(model, values)
 
 
-def metric_values(model: LossModel) -> list[np.ndarray]:
+def metric_values(model: LossModel) -> list[Any]:
     """The sums and counts of the running losses."""
-    return [copied(variable) for variable in model.metrics_variables]
+    return [snapshot(variable) for variable in model.metrics_variables]
 
 
-def set_metrics(model: LossModel, values: list[np.ndarray]) -> None:
+def set_metrics(model: LossModel, values: list[Any]) -> None:
     """Sets the sums and counts to values of `metric_values`."""
     for variable, value in zip(model.metrics_variables, values, strict=True):
         variable.assign(value)

@@ -26,7 +26,7 @@ from kgen.training.averages import (
     set_metrics,
 )
 from kgen.training.checkpoint import Checkpoints, diverged
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.journal import Journal
 from kgen.training.signals import StopSignals
 
@@ -69,11 +69,14 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Position(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stores the last completed step, or None during a step. It must be the first of the callbacks."""
+    """Stores the last completed step, or None during a step, and asks all workers whether a signal ends the training.
 
-    def __init__(self, start: int) -> None:
+    It must be the first of the callbacks.
+    """
+
+    def __init__(self, start: int, signals: StopSignals) -> None:
         super().__init__()
-        self.start = start
+        self.start, self.signals = start, signals
         self.step: int | None = start
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -81,6 +84,7 @@ class Position(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step = self.start + batch + 1
+        self.signals.share()
 
 
 class Log(StepCallback):
@@ -203,6 +207,7 @@ class _StopEvaluating(keras.callbacks.Callback):  # type: ignore[misc]
         self.signals = signals
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.signals.share()
         if self.signals.received:
             self.model.stop_evaluating = True
 
@@ -220,7 +225,6 @@ class SaveCheckpoint(StepCallback):
         before: Steps between two calls of other work that may take long, such as sample grids. A temporary checkpoint
             is written before it, because a process that is told to end may have little time. The training waits for a
             checkpoint that such work follows. 0: it is never called.
-        is_chief: Whether this process writes checkpoints.
     """
 
     def __init__(
@@ -232,10 +236,9 @@ class SaveCheckpoint(StepCallback):
         data: Watched,
         signals: StopSignals,
         before: Sequence[int] = (),
-        is_chief: bool = True,
     ) -> None:
         super().__init__(start, total, every)
-        self.checkpoints, self.data, self.signals, self.is_chief = checkpoints, data, signals, is_chief
+        self.checkpoints, self.data, self.signals = checkpoints, data, signals
         self.before = [number for number in before if number]
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -263,8 +266,7 @@ class SaveCheckpoint(StepCallback):
             self.data.raise_failure(batch + 1)
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
-        if self.is_chief:
-            self.checkpoints.save(step, self.model)
+        self.checkpoints.save(step, self.model)
 
     def save_at(self, step: int) -> None:
         """Writes a checkpoint of the last completed step, unless it exists, and waits until it is written."""

@@ -10,16 +10,23 @@ import keras
 import numpy as np
 
 from kgen.backend.replicas import has_workers
-from kgen.backend.variables import copied
 from kgen.errors import RunError
 from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate, positions_became_paths
 from kgen.storage.background import BackgroundWriter
-from kgen.storage.checkpoints import CHECKPOINT, FROZEN, checkpoint_file, checkpoint_steps
+from kgen.storage.checkpoints import (
+    CHECKPOINT,
+    FROZEN,
+    checkpoint_file,
+    checkpoint_steps,
+    delete_checkpoint,
+    delete_unfinished,
+)
 from kgen.storage.paths import COUNTER, weight_paths
-from kgen.storage.weights import Arrays, Variables, load_variables, read_metadata, save_variables
+from kgen.storage.shards import Shards
+from kgen.storage.weights import Variables, load_variables, read_metadata
 from kgen.training.averages import inner_optimizer
 
 log = logging.getLogger(__name__)
@@ -87,12 +94,17 @@ class Checkpoints:
         folder: The folder of `step-NNNNNNNN.safetensors`.
         keep: Number of checkpoints to keep, at least 1.
         writer: Writes the files, while the training goes on.
+        worker, workers: Index of this process, and number of processes. Process 0 writes everything, unless the
+            processes have parts of the variables. Each of them then writes its own parts.
     """
 
-    def __init__(self, folder: Path, keep: int, writer: BackgroundWriter | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep: int, writer: BackgroundWriter | None = None, worker: int = 0, workers: int = 1
+    ) -> None:
         self.folder = folder
         self.keep = keep
         self.writer = BackgroundWriter() if writer is None else writer
+        self.worker, self.workers = worker, workers
         self._temporary: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -120,20 +132,24 @@ class Checkpoints:
         finite = [name for name, variable in state.items() if id(variable) in checked]
         if self.steps() and self._frozen.is_file():  # an earlier training may have left a file, but no checkpoint
             frozen = {}
-        copies, fixed = ({name: copied(v) for name, v in group.items()} for group in (state, frozen))
+        copies, fixed = (Shards.copy(group, self.worker, self.workers) for group in (state, frozen))
         self.writer.submit(lambda: self._write(step, copies, finite, fixed, temporary))
 
-    def _write(self, step: int, state: Arrays, finite: list[str], frozen: Arrays, temporary: bool) -> None:
+    def _write(self, step: int, state: Shards, finite: list[str], frozen: Shards, temporary: bool) -> None:
         """Writes the copies that `save` made; `finite` has the names of those that must be finite."""
-        if not all(np.isfinite(state[name]).all() for name in finite):
+        if not all(np.isfinite(state.arrays[name]).all() for name in finite if name in state.arrays):
             raise diverged(step, self)
-        if frozen:
-            save_variables(self._frozen, frozen, {"api": str(API)})
-        save_variables(self._path(step), state, {"step": str(step), "api": str(API)})
+        if frozen.arrays:
+            frozen.save(self._frozen, {"api": str(API)})
+        if state.arrays:
+            state.save(self._path(step), {"step": str(step), "api": str(API)})
         former, self._temporary = self._temporary - {step}, {step} if temporary else set()
-        lasting = [other for other in self.steps() if other not in former | self._temporary]
+        steps = self.steps()
+        if step not in steps:  # the process that writes the last file of this step deletes the others
+            return
+        lasting = [other for other in steps if other not in former | self._temporary]
         for old in [*former, *lasting[: -self.keep]]:
-            self._path(old).unlink(missing_ok=True)
+            delete_checkpoint(self.folder, old)
 
     def restore(self, model: LossModel, last: int) -> int:
         """Loads the newest checkpoint that can be read. Returns its step, or 0 if there is no checkpoint.
@@ -165,8 +181,14 @@ class Checkpoints:
                     ) from error
                 log.warning("%s; using the checkpoint before it", error)
             else:
-                return step
-        return 0
+                return self._begin_at(step)
+        return self._begin_at(0)
+
+    def _begin_at(self, step: int) -> int:
+        """Deletes files of later steps that lack others, so that those of two trainings are never mixed."""
+        if self.worker == 0:
+            delete_unfinished(self.folder, step)
+        return step
 
     def _load(self, step: int, model: LossModel) -> None:
         """Loads a checkpoint. If an older kgen wrote it, it has no curve of losses by level, which then begins anew."""

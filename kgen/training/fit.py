@@ -28,7 +28,7 @@ from kgen.training.callbacks import (
     Validate,
 )
 from kgen.training.checkpoint import Checkpoints
-from kgen.training.distribution import Distribution
+from kgen.training.distribution.base import Distribution
 from kgen.training.journal import Journal, Listener
 from kgen.training.loggers import Loggers
 from kgen.training.optimizers.averaging import make_optimizer
@@ -99,26 +99,23 @@ def train(
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
     distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
-    checkpoints = Checkpoints(folder / "checkpoints", fit.keep, writer := BackgroundWriter())
+    worker = distribution.worker, distribution.workers
+    checkpoints = Checkpoints(folder / "checkpoints", fit.keep, writer := BackgroundWriter(), *worker)
     start = _restored(checkpoints, model, fit)
-
-    def tell(step: int, values: Any) -> None:
-        for listener in listeners:
-            listener(step, values)
-
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
-    journal = Journal(own_folder, _columns(model), start, tell, loggers if chief else None, stage)
+    journal = Journal(own_folder, _columns(model), start, _all_of(listeners), loggers if chief else None, stage)
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes, fit.steps_per_execution)
-    position, signals = Position(start), StopSignals()
+    signals = StopSignals(distribution.any if distribution.workers > 1 else None)
+    position = Position(start, signals)
     before = [sample_every if render else 0, evaluate_every if evaluate else 0]
-    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before, chief)
+    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before)
     own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, distribution, signals))
-    snapshots = save_snapshots(fit, folder, start, writer) if chief else None
+    snapshots = save_snapshots(fit, folder, start, writer, *worker)
     callbacks += [saver] if snapshots is None else [snapshots, saver]
     if render is not None:
         callbacks.append(
@@ -131,10 +128,12 @@ def train(
         stack.callback(data.close)
         stack.enter_context(writer)
         if steps := fit.steps - start:
+            stack.enter_context(distribution.joined(model))
             with _saved_after_error(saver, position):
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
                 writer.wait()
+                distribution.wait()
         step = position.step or 0
         if snapshots is not None and step not in checkpoints.steps():
             snapshots.save_at(step)
@@ -151,6 +150,16 @@ def _restored(checkpoints: Checkpoints, model: LossModel, fit: FitConfig) -> int
             "checkpoint, from which the training continues: choose a number that does, such as 1"
         )
     return start
+
+
+def _all_of(listeners: Sequence[Listener]) -> Listener:
+    """A listener that calls the others."""
+
+    def tell(step: int, values: Any) -> None:
+        for listener in listeners:
+            listener(step, values)
+
+    return tell
 
 
 def _columns(model: LossModel) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,16 +17,28 @@ from kgen.errors import RunInterruptedError
 
 
 class StopSignals:
-    """Receives Ctrl-C and SIGTERM. A second signal raises KeyboardInterrupt at once."""
+    """Receives Ctrl-C and SIGTERM. A second signal raises KeyboardInterrupt at once.
 
-    def __init__(self) -> None:
+    Args:
+        shared: Whether any worker has received one, given whether this one has; all workers call it together. None:
+            there is only one.
+    """
+
+    def __init__(self, shared: Callable[[bool], bool] | None = None) -> None:
         self._received = threading.Event()
+        self._shared = shared
+        self._agreed = False
         self._before: dict[int, Any] = {}
 
     @property
     def received(self) -> bool:
-        """Whether a signal was received, so that the training must end."""
-        return self._received.is_set()
+        """Whether a signal was received, so that the training must end. With several workers, `share` decides this."""
+        return self._received.is_set() if self._shared is None else self._agreed
+
+    def share(self) -> None:
+        """Asks all workers, so that they end at the same step. All must call it after the same steps."""
+        if self._shared is not None:
+            self._agreed = self._shared(self._received.is_set())
 
     def listen(self) -> None:
         """Begins to receive signals. Outside of the main thread, where Python does not allow it, it does nothing."""
@@ -40,7 +52,7 @@ class StopSignals:
         self._before = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if self._received.is_set():
             raise KeyboardInterrupt
         self._received.set()
 

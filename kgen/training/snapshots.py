@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from kgen.backend.attributes import kept_trainable
-from kgen.backend.variables import copied
 from kgen.config import FitConfig, RunConfig
 from kgen.config.sections import MAX_STD, PowerEmaConfig
 from kgen.errors import ConfigError, RunError
@@ -18,9 +17,10 @@ from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.hookspecs import API
 from kgen.storage.background import BackgroundWriter
-from kgen.storage.checkpoints import checkpoint_file, checkpoint_steps
+from kgen.storage.checkpoints import checkpoint_file, checkpoint_steps, delete_checkpoint, delete_unfinished
 from kgen.storage.paths import weight_paths
-from kgen.storage.weights import Arrays, Variables, read_arrays, save_variables
+from kgen.storage.shards import Shards
+from kgen.storage.weights import Arrays, Variables, read_arrays
 from kgen.training.averages import inner_optimizer
 from kgen.training.callbacks import StepCallback
 from kgen.training.optimizers.power_average import combination
@@ -40,13 +40,21 @@ class Snapshots:
         stds: The widths of the averages, in the order of the optimizer.
         keep: Number of snapshots to keep, of which the oldest are deleted; None: all are kept.
         writer: Writes the files, while the training goes on.
+        worker, workers: Index of this process, and number of processes: see `Checkpoints`.
     """
 
     def __init__(
-        self, folder: Path, stds: Sequence[float], keep: int | None = None, writer: BackgroundWriter | None = None
+        self,
+        folder: Path,
+        stds: Sequence[float],
+        keep: int | None = None,
+        writer: BackgroundWriter | None = None,
+        worker: int = 0,
+        workers: int = 1,
     ) -> None:
         self.folder, self.stds, self.keep = folder, tuple(stds), keep
         self.writer = BackgroundWriter() if writer is None else writer
+        self.worker, self.workers = worker, workers
 
     def save(self, step: int, model: LossModel) -> None:
         """Copies the averages. The writer then writes a snapshot atomically, and deletes the oldest ones."""
@@ -54,16 +62,18 @@ class Snapshots:
         paths = weight_paths(model, model.trainable_variables)
         index = {id(weight): number for number, weight in enumerate(model.trainable_variables)}
         found = {
-            f"{std:g}/{path}": copied(averages[index[id(weight)]])
+            f"{std:g}/{path}": averages[index[id(weight)]]
             for std, averages in zip(self.stds, inner_optimizer(model).kept_averages, strict=True)
             for path, weight in paths.items()
         }
-        self.writer.submit(lambda: self._write(step, found))
+        copies = Shards.copy(found, self.worker, self.workers)
+        self.writer.submit(lambda: self._write(step, copies))
 
-    def _write(self, step: int, averages: Arrays) -> None:
-        save_variables(checkpoint_file(self.folder, step), averages, {"step": str(step), "api": str(API)})
+    def _write(self, step: int, averages: Shards) -> None:
+        if averages.arrays:
+            averages.save(checkpoint_file(self.folder, step), {"step": str(step), "api": str(API)})
         for old in checkpoint_steps(self.folder)[: -self.keep] if self.keep else ():
-            checkpoint_file(self.folder, old).unlink(missing_ok=True)
+            delete_checkpoint(self.folder, old)
 
     def average(self, weights: Variables, std: float, step: int | None = None) -> tuple[Arrays, float]:
         """The average of any width.
@@ -100,9 +110,11 @@ class Snapshots:
 
     def drop_after(self, step: int) -> None:
         """Deletes the snapshots of later steps, from which the training did not continue."""
-        for later in checkpoint_steps(self.folder):
-            if later > step:
-                checkpoint_file(self.folder, later).unlink()
+        if self.worker == 0:
+            for later in checkpoint_steps(self.folder):
+                if later > step:
+                    delete_checkpoint(self.folder, later)
+            delete_unfinished(self.folder, step)
 
 
 class SaveSnapshots(StepCallback):
@@ -123,7 +135,9 @@ class SaveSnapshots(StepCallback):
             self.at_step(step, {})
 
 
-def save_snapshots(fit: FitConfig, folder: Path, start: int, writer: BackgroundWriter) -> SaveSnapshots | None:
+def save_snapshots(
+    fit: FitConfig, folder: Path, start: int, writer: BackgroundWriter, worker: int = 0, workers: int = 1
+) -> SaveSnapshots | None:
     """The callback that writes the snapshots of a training; None if it keeps none.
 
     Args:
@@ -131,10 +145,11 @@ def save_snapshots(fit: FitConfig, folder: Path, start: int, writer: BackgroundW
         folder: Its directory.
         start: The step at which this process began.
         writer: Writes the files.
+        worker, workers: Index of this process, and number of processes.
     """
     if not isinstance(fit.ema, PowerEmaConfig):
         return None
-    snapshots = Snapshots(folder / FOLDER, fit.ema.std, fit.ema.keep, writer)
+    snapshots = Snapshots(folder / FOLDER, fit.ema.std, fit.ema.keep, writer, worker, workers)
     return SaveSnapshots(start, fit.steps, fit.ema.every or fit.checkpoint_every, snapshots)
 
 

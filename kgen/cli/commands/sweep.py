@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kgen.cli.common import log, parse_option, plain_console
+from kgen.cli.common import log, parse_option, plain_console, run_file
 from kgen.errors import ConfigError, RunError
 from kgen.reporting.plain import printable
 
@@ -124,12 +124,11 @@ def _report(done: Swept) -> None:
 
 def _read(target: Path, over: Sequence[str]) -> tuple[Source, Path, str]:
     """Reads a study, or makes one from a run. Returns it, the folder to which its paths are relative, and its name."""
-    from kgen.config.shipped import find_run_file
     from kgen.config.source import Origin, Source, read_file
 
     file = target / "sweep.yaml" if (target / "sweep.yaml").is_file() else target
     if not file.is_dir():
-        file = find_run_file(file)
+        file = run_file(file)
         source = read_file(file)
         if "over" in source.data or "run" in source.data:
             return source, file.parent, target.name if target.is_dir() else file.stem

@@ -16,6 +16,9 @@ def export(
 
     Example: kgen export runs/sd-vae exported
     """
+    from kgen import load_backend
+
+    load_backend()
     from kgen_plugin_diffusers.exchange.export import export as write
 
     models, reasons = write(run, folder)
@@ -33,6 +36,9 @@ def import_folder(
 
     Example: kgen import sd-vae > sd-vae.yaml
     """
+    from kgen import load_backend
+
+    load_backend()
     from kgen_plugin_diffusers.exchange.run_file import run_file
 
     print(run_file(folder), end="")
