@@ -157,6 +157,7 @@ def test_the_page_in_the_browser_shows_the_installed_model(installed: Installed,
     process = installed.start("kgen", "studio", "--port", "0", cwd=tmp_path)
     try:
         assert process.stdout is not None
+        assert process.stdout.readline() == "kgen studio: loading ...\n"
         found = re.fullmatch(r"kgen studio: (http://127\.0\.0\.1:\d+/)\n", process.stdout.readline())
         assert found, process.communicate(timeout=60)
         with urlopen(found[1]) as page:

@@ -11,7 +11,11 @@ import typer
 def command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", help="Run directories. Default: those in the folder runs.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Run directories. Default: those in the folder runs, and installed models.",
+            show_default=False,
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on; another one needs --token.")
@@ -37,6 +41,7 @@ def command(
 
     check_access(host, token)
     found = find_runs(runs or [])
+    print("kgen studio: loading ...", flush=True)  # the imports take seconds
     from kgen_plugin_studio.server import private_gradio, serve
 
     with private_gradio():

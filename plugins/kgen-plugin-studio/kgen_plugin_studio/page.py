@@ -19,15 +19,15 @@ SECONDS = 5
 def build(studio: Studio) -> gr.Blocks:
     """Builds the page of a studio."""
     with gr.Blocks(title="kgen studio", analytics_enabled=False, fill_width=True) as page:
+        known = gr.State(list(studio.runs))
         with gr.Tab("Generate", id="generate"):
-            choices = generate_tab(studio)
+            choices = generate_tab(studio, known)
         with gr.Tab("Images", id="images"):
             choices += images_tab(studio)
         with gr.Tab("Train", id="train"):
             choices += train_tab(studio)
         with gr.Tab("Runs", id="runs") as runs:
             shown = runs_tab(studio)
-        known = gr.State(list(studio.runs))
 
         def look(known: list[str]) -> list[Any]:
             """Offers new runs wherever a run can be chosen."""

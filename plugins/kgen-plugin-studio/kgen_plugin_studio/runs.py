@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kgen import KgenError, RunError, find_run, installed_models, read_json
+from kgen import KgenError, RunError, find_run, installed_models, open_config, read_json
 
 DEFAULT = Path("runs")
 """The folder in which `kgen run` makes run directories."""
@@ -72,8 +72,9 @@ class Summary:
     Args:
         name: The name on the page.
         parts: Its generator and its encoder.
-        step: The number of training steps.
-        finished: When it was finished, or "not yet"; "": it is a folder that `kgen.save` wrote.
+        steps: The number of its training steps, such as "1,050", or "500 of 1,050"; "": it is a folder that
+            `kgen.save` wrote.
+        state: When it was finished, "not finished", or the distribution of an installed model, with its version.
         scores: Its main scores by name: the mean, and the split that was measured.
         samples: The address of its newest samples; None: there are none.
         report: The address of its report; None: there is none yet.
@@ -81,8 +82,8 @@ class Summary:
 
     name: str
     parts: str
-    step: int
-    finished: str
+    steps: str
+    state: str
     scores: dict[str, float]
     samples: str | None
     report: str | None
@@ -98,11 +99,16 @@ def summarize(name: str, run: Path) -> Summary:
         evaluation = read_json(run / "evaluation.json", dict[str, Any])
     components = manifest.get("components", {})
     grid, report = newest_samples(run), report_of(run)
+    is_run = (run / "config.yaml").is_file()
+    state = f"finished {manifest['finished']}" if manifest.get("finished") else "not finished" if is_run else ""
+    installed = installed_models().get(name)
+    if installed is not None and installed.folder == run:
+        state = f"installed model, {installed.distribution} {installed.version}"
     return Summary(
         name=name,
         parts=", ".join(components[kind]["id"] for kind in ("generator", "encoder") if kind in components),
-        step=manifest.get("step", 0),
-        finished=manifest.get("finished") or ("not yet" if (run / "config.yaml").is_file() else ""),
+        steps=_steps(run, manifest.get("step", 0)) if is_run else "",
+        state=state,
         scores={
             f"{result['metric']} {result['name']} ({result['split']})": result["mean"]
             for result in evaluation.get("results", [])
@@ -111,3 +117,11 @@ def summarize(name: str, run: Path) -> Summary:
         samples=None if grid is None else address_of(name, "samples", grid),
         report=address_of(name, "report", report) if report.is_file() else None,
     )
+
+
+def _steps(run: Path, step: int) -> str:
+    """The number of training steps, beside their number at the end of the training if it has not reached that yet."""
+    steps = step
+    with contextlib.suppress(KgenError):  # a plugin may be missing here
+        steps = open_config(run).fit.steps
+    return f"{step:,}" if step >= steps else f"{step:,} of {steps:,}"

@@ -73,6 +73,7 @@ def application(page: gr.Blocks, studio: Studio, token: str | None) -> Guard:
         css=CSS,
         allowed_paths=[str(studio.output.resolve())],
         footer_links=[],
+        i18n=gr.I18n(en={"common.complete": "complete"}),  # Gradio announces it to screen readers, but has no text
         run_history=False,
         ssr_mode=False,
         pwa=False,

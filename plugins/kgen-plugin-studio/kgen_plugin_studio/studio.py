@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -107,15 +108,16 @@ class Studio:
         """
         outcome = Outcome()
         for name in names:
+            which = "" if len(names) == 1 else f"{name}: "
             try:
-                with self._busy, _messages(outcome.messages):
-                    one = self._placed(name, request)
+                with self._busy, self._new_folder(name) as folder, _warned(outcome.messages, which):
+                    one = dataclasses.replace(request, run=self.runs[name], output=f"{folder}{os.sep}")
                     outcome.files += [(path, name) for path in write_images(one, self._models, on_step)]
                 outcome.commands.append(dataclasses.replace(one, run=Path(name)).command_line())
             except KgenError as error:
-                outcome.messages.append(f"error: {error}" if len(names) == 1 else f"error: {name}: {error}")
+                outcome.messages.append(f"error: {which}{error}")
             except OSError as error:
-                outcome.messages.append(f"error: {error.filename}: {error.strerror}")
+                outcome.messages.append(f"error: {which}{error.filename}: {error.strerror}")
         return outcome
 
     def watch(self, names: Sequence[str], request: ImageRequest) -> Iterator[np.ndarray | Outcome]:
@@ -146,11 +148,10 @@ class Studio:
             images: The files of the images.
             options: The options of the command, by the names of `ImageCommand.words`.
         """
-        folder = self._new_folder(f"{command.name}-{self.runs[name].resolve().name}")
-        words = command.words(Path(name), images, folder, **options)
-        with self._busy:
+        with self._busy, self._new_folder(name, f"{command.name}-") as folder:
+            words = command.words(Path(name), images, folder, **options)
             done = subprocess.run([sys.executable, "-m", "kgen.cli", *words], capture_output=True, text=True)
-        messages = [done.stderr.strip()] if done.returncode else _warnings(done.stderr)
+        messages = [*_warnings(done.stderr), *([_error(done.stderr)] if done.returncode else [])]
         files = [] if command.output is None else sorted(folder.glob("*.png"))
         return Outcome(
             files=[(file, name) for file in files],
@@ -159,21 +160,28 @@ class Studio:
             text="" if command.output is not None else done.stdout.rstrip(),
         )
 
-    def _placed(self, name: str, request: ImageRequest) -> ImageRequest:
-        """The request for one run, with a new folder for its images."""
-        run = self.runs[name]
-        return dataclasses.replace(request, run=run, output=f"{self._new_folder(run.resolve().name)}{os.sep}")
-
-    def _new_folder(self, name: str) -> Path:
-        """A path in the output folder that begins with the next number."""
+    @contextlib.contextmanager
+    def _new_folder(self, name: str, prefix: str = "") -> Iterator[Path]:
+        """A path in the output folder that has the next number and the run's name. An empty folder does not stay."""
         numbers = (path.name[:4] for path in self.output.glob("[0-9][0-9][0-9][0-9]-*"))
         number = 1 + max(map(int, filter(str.isdecimal, numbers)), default=0)
-        return self.output / f"{number:04d}-{name}"
+        folder = self.output / f"{number:04d}-{prefix}{self.runs[name].resolve().name}"
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):  # it contains images, or there is none
+                folder.rmdir()
 
 
 def _warnings(printed: str) -> list[str]:
     """The warnings among the lines that a command has printed."""
     return [line for line in printed.splitlines() if line.startswith(("warning:", "note:"))]
+
+
+def _error(printed: str) -> str:
+    """The error that a command has printed, without the lines before it, which may be those of a framework."""
+    found = re.search("^error:.*", printed, re.MULTILINE | re.DOTALL)
+    return (printed if found is None else found[0]).strip()
 
 
 def _default_strength(generator: Generator) -> float | None:
@@ -182,8 +190,8 @@ def _default_strength(generator: Generator) -> float | None:
 
 
 @contextlib.contextmanager
-def _messages(messages: list[str]) -> Iterator[None]:
-    """Adds the warnings of a block to the messages."""
+def _warned(messages: list[str], which: str) -> Iterator[None]:
+    """Adds the warnings of a block to the messages, after the words that name the run."""
     with warnings.catch_warnings(record=True) as caught:
         yield
-    messages += dict.fromkeys(f"warning: {' '.join(str(warning.message).split())}" for warning in caught)
+    messages += dict.fromkeys(f"warning: {which}{' '.join(str(warning.message).split())}" for warning in caught)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from kgen_plugin_studio.fields import BOOLEANS, Field
 from kgen_plugin_studio.server import application, private_gradio
 from kgen_plugin_studio.studio import Studio
 from kgen_plugin_studio.training import process_of
@@ -163,6 +165,53 @@ def test_a_prompt_becomes_the_images_of_the_command_line(
         assert "steps: must be greater than 0, got 0" in page.locator("#message .error").inner_text()
         page.locator("#images img").first.wait_for(state="detached")
         page.locator("#facts").wait_for(state="hidden")
+
+
+def test_every_input_can_be_changed(page: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = Studio({str(run): run, "other": run}, tmp_path)
+    flag = Field("flag", "true", "", BOOLEANS)
+    with served(studio) as address:
+        page.goto(address)
+        fill(page, "option-steps", "2")
+        fill(page, "number", "2")
+        page.get_by_text("More options").click()
+        choose(page, "option-sampler", "ddpm")
+        fill(page, "prompt", "red heart")
+        assert len(generate(page)) == 2
+        line = shlex.split(page.locator("#command .cm-line").inner_text())
+        assert line[line.index("-n") + 1] == "2" and "sampler=ddpm" in line
+        assert page.get_by_text("common.").count() == 0, "a key of Gradio's translations has no text"
+
+        abilities = studio.abilities(str(run))
+        for ability in ({"strength": 0.5}, {"strength": 0.5, "inpaints": True}, {"strength": None, "blends": True}):
+            changed = dataclasses.replace(abilities, fields=[*abilities.fields, flag], **ability)
+            monkeypatch.setattr(studio, "abilities", lambda name, changed=changed: changed)
+            page.reload()
+            page.get_by_text("Blend two images" if changed.blends else "Start from an image").click()
+            page.locator("#blend" if changed.blends else "#strength").wait_for()
+            page.get_by_text("More options").click()
+            page.locator("#option-flag").wait_for()
+            for tab in ("Images", "Train", "Runs", "Generate"):
+                page.get_by_role("tab", name=tab).click()
+                page.wait_for_timeout(300)
+                inputs = page.locator("input:disabled, textarea:disabled, select:disabled")
+                assert inputs.evaluate_all("all => all.map(input => input.closest('[id]').outerHTML)") == []
+
+
+def test_what_is_missing_is_said_in_the_words_of_the_page(page: Any, run: Path, tmp_path: Path) -> None:
+    with served(Studio({"tiny": run, "other": run}, tmp_path)) as address:
+        page.goto(address)
+        page.locator("#generate").click()
+        assert page.locator("#message .error").inner_text() == "error: there is no prompt: type one"
+        page.locator("#others input").click()
+        assert page.get_by_role("option").all_inner_texts() == ["other"], "not the chosen run itself"
+        page.get_by_role("option", name="other").click()
+        fill(page, "run", "other")
+        page.locator("#run input").press("Enter")
+        page.locator("#others input").click()
+        page.get_by_role("option", name="tiny").wait_for()
+        assert page.get_by_role("option").all_inner_texts() == ["tiny"]
+        assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow

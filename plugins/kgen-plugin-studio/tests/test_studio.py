@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kgen_plugin_studio.fields import Field, settings_of
-from kgen_plugin_studio.runs import find_runs
+from kgen_plugin_studio.image_commands import COMMANDS
+from kgen_plugin_studio.runs import find_runs, summarize
 from kgen_plugin_studio.studio import Studio
 from kgen_plugin_studio.training import read_progress, stop
 from kgen_plugin_studio.uploads import keep_image, keep_mask
@@ -50,6 +52,7 @@ def test_errors_of_kgen_are_messages(studio: Studio, run: Path) -> None:
     outcome = studio.generate(["tiny"], request)
     (message,) = outcome.messages
     assert message.startswith("error: ") and "did you mean 'steps'?" in message and not outcome.commands
+    assert not any(studio.output.iterdir()), "an empty folder does not stay"
     assert "there is no PROMPT" in studio.generate(["tiny"], kgen.ImageRequest(run=run)).messages[0]
 
 
@@ -83,6 +86,40 @@ def test_runs_are_those_that_are_given_or_those_in_the_folder(tmp_path: Path, mo
     models |= {"emoji": InstalledModel("emoji", "kgen-model-emoji", "1.0", tmp_path / "emoji")}
     models |= {"broken": InstalledModel("broken", "kgen-model-broken", "1.0", tmp_path / "broken", "it is damaged")}
     assert find_runs([]) == {"runs/a": Path("runs/a"), "runs/b": Path("runs/b"), "emoji": tmp_path / "emoji"}
+
+
+def test_the_list_says_how_far_a_run_is_and_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config:
+        class fit:  # noqa: N801
+            steps = 1050
+
+    monkeypatch.setattr("kgen_plugin_studio.runs.open_config", lambda run: Config)
+    models = {"emoji": InstalledModel("emoji", "kgen-model-emoji", "1.0", tmp_path)}
+    monkeypatch.setattr("kgen_plugin_studio.runs.installed_models", lambda: models)
+    assert summarize("saved", tmp_path).steps == summarize("saved", tmp_path).state == ""
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "manifest.json").write_text('{"step": 500}')
+    run, model = summarize("runs/a", tmp_path), summarize("emoji", tmp_path)
+    assert run.steps == model.steps == "500 of 1,050" and run.state == "not finished"
+    assert model.state == "installed model, kgen-model-emoji 1.0"
+    (tmp_path / "manifest.json").write_text('{"step": 1050, "finished": "2026-11-01"}')
+    run = summarize("runs/a", tmp_path)
+    assert run.steps == "1,050" and run.state == "finished 2026-11-01"
+
+
+def test_messages_name_the_run_and_leave_out_what_a_framework_prints(
+    studio: Studio, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.runs["other"] = run
+    request = kgen.ImageRequest(run=run, prompts=("red penguin",), settings=("steps=1",))
+    found = studio.generate(["tiny", "other"], request).messages
+    assert [text.partition("prompt")[0] for text in found] == ["warning: tiny: ", "warning: other: "]
+
+    printed = "I0000 TensorFlow starts\nwarning: slow\nerror: it cannot\nbecause\n"
+    failed = subprocess.CompletedProcess([], 2, "", printed)
+    monkeypatch.setattr("subprocess.run", lambda *words, **options: failed)
+    outcome = studio.process_images(COMMANDS[0], "tiny", [], {})
+    assert outcome.messages == ["warning: slow", "error: it cannot\nbecause"] and not outcome.commands
 
 
 def test_a_painted_image_becomes_an_image_and_a_mask(studio: Studio, run: Path, tmp_path: Path) -> None:

@@ -9,31 +9,42 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from kgen import ImageRequest, KgenError
+from kgen import ConfigError, ImageRequest, KgenError
 from kgen_plugin_studio.fields import BOOLEANS, Field, settings_of
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
-from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.numbers import MODEL, number_input, seed_input, whole
 from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.tabs.sources import source_inputs
 
 
-def generate_tab(studio: Studio) -> list[gr.Dropdown]:
-    """Builds the tab. Returns the choices of runs."""
+def generate_tab(studio: Studio, known: gr.State) -> list[gr.Dropdown]:
+    """Builds the tab. Returns the choice of the run.
+
+    Args:
+        studio: The runs.
+        known: The names of the runs that the page offers, which changes when there are new ones.
+    """
     names = list(studio.runs)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run", interactive=True)
             others = gr.Dropdown(
-                names, value=[], multiselect=True, label="Compare with", elem_id="others", interactive=True
+                names[1:], value=[], multiselect=True, label="Compare with", elem_id="others", interactive=True
             )
-            prompts = gr.Textbox(label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", autofocus=True)
+            prompts = gr.Textbox(
+                label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", interactive=True, autofocus=True
+            )
             with gr.Row():
-                number = gr.Number(1, label="Images per prompt", precision=0, minimum=1, min_width=120)
-                seed = seed_input()
-            shared = gr.Checkbox(False, label="All prompts share the noise")
+                number = number_input(1, "Images per prompt", "number")
+                seed = seed_input("seed")
+            shared = gr.Checkbox(False, label="All prompts share the noise", interactive=True)
             steps = gr.Checkbox(
-                False, label="Show the steps", info="The images are then sampled twice", elem_id="show-steps"
+                False,
+                label="Show the steps",
+                info="The images are then sampled twice",
+                elem_id="show-steps",
+                interactive=True,
             )
             form = gr.Column()
         with gr.Column(scale=3, min_width=320):
@@ -62,11 +73,12 @@ def generate_tab(studio: Studio) -> list[gr.Dropdown]:
                 try:
                     source = read_sources(*more[len(fields) :])
                     request = _request(studio.runs[run], prompts, number, seed, shared, settings, source)
+                    if not request.prompts and not request.blend:
+                        raise ConfigError(f"there is no prompt: type one{', or blend two images' * abilities.blends}")
                 except KgenError as error:
                     yield _to_results(Outcome(messages=[f"error: {error}"]))
                     return
-                names = [run, *(name for name in others if name != run)]
-                yield from _made(studio, names, request, steps)
+                yield from _made(studio, [run, *others], request, steps)
 
             gr.on(
                 [button.click, prompts.submit],
@@ -76,7 +88,14 @@ def generate_tab(studio: Studio) -> list[gr.Dropdown]:
                 concurrency_id=MODEL,
             )
 
-    return [run, others]
+    def offer(name: str, chosen: list[str]) -> gr.Dropdown:
+        """Offers all runs but the chosen one for the comparison."""
+        return gr.Dropdown(
+            [other for other in studio.runs if other != name], value=[other for other in chosen if other != name]
+        )
+
+    gr.on([run.change, known.change], offer, [run, others], others, show_progress="hidden")
+    return [run]
 
 
 def _made(studio: Studio, names: list[str], request: ImageRequest, steps: bool) -> Iterator[tuple[Any, ...]]:
@@ -122,15 +141,14 @@ def _inputs(fields: Sequence[Field]) -> list[gr.components.Component]:
 
 def _input(field: Field) -> gr.components.Component:
     """The component of a field, whose value is a text or, for a checkbox, a boolean."""
-    ident = f"option-{field.key.replace('.', '-')}"
+    shared: dict[str, Any] = {"label": field.key, "info": field.help, "interactive": True}
+    shared["elem_id"] = f"option-{field.key.replace('.', '-')}"
     if field.choices == BOOLEANS[::-1] or field.choices == BOOLEANS:
-        return gr.Checkbox(field.default == "true", label=field.key, info=field.help, elem_id=ident)
+        return gr.Checkbox(field.default == "true", **shared)
     if field.choices:
         choices = list(dict.fromkeys([field.default, *field.choices]))
-        return gr.Dropdown(
-            choices, value=field.default, label=field.key, info=field.help, allow_custom_value=True, elem_id=ident
-        )
-    return gr.Textbox(label=field.key, info=field.help, placeholder=field.default, elem_id=ident)
+        return gr.Dropdown(choices, value=field.default, allow_custom_value=True, **shared)
+    return gr.Textbox(placeholder=field.default, **shared)
 
 
 def _results() -> list[gr.components.Component]:

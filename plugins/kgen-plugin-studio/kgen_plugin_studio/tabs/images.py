@@ -12,7 +12,7 @@ from kgen import ConfigError, KgenError
 from kgen_plugin_studio.image_commands import COMMANDS, ImageCommand
 from kgen_plugin_studio.studio import Outcome, Studio
 from kgen_plugin_studio.tabs.messages import shown
-from kgen_plugin_studio.tabs.numbers import MODEL, seed_input, whole
+from kgen_plugin_studio.tabs.numbers import MODEL, number_input, seed_input, whole
 from kgen_plugin_studio.tabs.results import command_box, image_gallery
 from kgen_plugin_studio.uploads import keep_image
 
@@ -23,14 +23,20 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
     labels = {f"{command.label} (kgen {command.name})": command for command in COMMANDS}
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            chosen = gr.Radio(list(labels), value=next(iter(labels)), label="Command", elem_id="image-command")
+            chosen = gr.Radio(
+                list(labels), value=next(iter(labels)), label="Command", elem_id="image-command", interactive=True
+            )
             run = gr.Dropdown(names, value=names[0], label="Run", elem_id="image-run", interactive=True)
-            files = gr.Files(label="Images", file_types=["image"], elem_id="image-files", height=160)
-            prompt = gr.Textbox(label="Prompt", info="For decoders that read a text", elem_id="image-prompt")
+            files = gr.Files(label="Images", file_types=["image"], elem_id="image-files", height=160, interactive=True)
+            prompt = gr.Textbox(
+                label="Prompt", info="For decoders that read a text", elem_id="image-prompt", interactive=True
+            )
             with gr.Row():
-                number = gr.Number(4, label="Variations per image", precision=0, minimum=1, min_width=120)
-                seed = seed_input()
-            settings = gr.Textbox(label="Options", info="One KEY=VALUE per line", lines=2, elem_id="image-options")
+                number = number_input(4, "Variations per image", "image-number")
+                seed = seed_input("image-seed")
+            settings = gr.Textbox(
+                label="Options", info="One KEY=VALUE per line", lines=2, elem_id="image-options", interactive=True
+            )
             button = gr.Button("Run", variant="primary", elem_id="process")
         with gr.Column(scale=3, min_width=320):
             message = gr.HTML()

@@ -23,7 +23,7 @@ def list_runs(studio: Studio) -> str:
 
 def _card(run: Summary) -> str:
     name = html.escape(run.name)
-    facts = {"model": run.parts, "steps": f"{run.step:,}" if run.finished else "", "finished": run.finished}
+    facts = {"model": run.parts, "steps": run.steps, "state": run.state}
     facts |= {label: f"{value:.4g}" for label, value in run.scores.items()}
     rows = "".join(
         f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>" for label, text in facts.items() if text

@@ -45,11 +45,19 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
                 transforms=(),
                 layers=False,
                 elem_id="source",
+                interactive=True,
             )
         else:
-            editor = gr.Image(type="pil", format="png", label="Image", elem_id="source")
+            editor = gr.Image(type="pil", format="png", label="Image", elem_id="source", interactive=True)
         share = gr.Slider(
-            0.01, 1.0, default, step=0.01, label="Strength", info="How much the image changes", elem_id="strength"
+            0.01,
+            1.0,
+            default,
+            step=0.01,
+            label="Strength",
+            info="How much the image changes",
+            elem_id="strength",
+            interactive=True,
         )
 
     def read(wanted: bool, value: Any, share: float) -> Source:
@@ -67,7 +75,7 @@ def source_inputs(abilities: Abilities, folder: Path) -> tuple[list[gr.component
 
 def _optional(label: str) -> tuple[gr.Checkbox, gr.Column]:
     """A checkbox, and a column that is shown while it is checked. A hidden image editor would not know its width."""
-    wanted, inputs = gr.Checkbox(False, label=label), gr.Column(visible=False)
+    wanted, inputs = gr.Checkbox(False, label=label, interactive=True), gr.Column(visible=False)
     wanted.change(lambda shown: gr.Column(visible=shown), wanted, inputs, show_progress="hidden")
     return wanted, inputs
 
@@ -77,9 +85,16 @@ def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[.
     wanted, inputs = _optional("Blend two images")
     with inputs:
         with gr.Row():
-            images = [gr.Image(type="pil", format="png", label=label, min_width=120) for label in ("One", "Other")]
+            images = [
+                gr.Image(type="pil", format="png", label=label, min_width=120, interactive=True)
+                for label in ("One", "Other")
+            ]
         positions = gr.Textbox(
-            "0 0.25 0.5 0.75 1", label="Positions", info="From 0, the first image, to 1, the other one", elem_id="blend"
+            "0 0.25 0.5 0.75 1",
+            label="Positions",
+            info="From 0, the first image, to 1, the other one",
+            elem_id="blend",
+            interactive=True,
         )
 
     def read(wanted: bool, one: Any, other: Any, text: str) -> Source:
@@ -87,6 +102,8 @@ def _two_images(folder: Path) -> tuple[list[gr.components.Component], Callable[.
         given = [image for image in (one, other) if wanted and image is not None]
         if not given:
             return {}
+        if len(given) == 1:
+            raise ConfigError("there is one image, but a blend is between two: choose the other one, too")
         try:
             blend = tuple(float(word) for word in text.split())
         except ValueError as error:

@@ -41,8 +41,8 @@ def train_tab(studio: Studio) -> list[gr.Dropdown]:
         try:
             progress = read_progress(studio.runs[name])
         except KgenError as error:
-            return shown([f"error: {error}"]), None, ""
-        return summary_of(progress), _frame(progress.losses), _linked(name, studio.runs[name], progress.sample)
+            return shown([f"error: {error}"]), _plot([]), ""
+        return summary_of(progress), _plot(progress.losses), _linked(name, studio.runs[name], progress.sample)
 
     def stop_it(name: str) -> str:
         """Stops the training."""
@@ -104,6 +104,14 @@ def _linked(name: str, run: Path, grid: Path | None) -> str:
     return f'<a href="{address}" target="_blank">{image}</a>{link}'
 
 
-def _frame(losses: list[tuple[int, str, float]]) -> pd.DataFrame | None:
-    """The losses for the plot; None if there are none, because an empty plot would keep its axes and colors."""
-    return pd.DataFrame(losses, columns=["step", "name", "value"]) if losses else None
+def _plot(losses: list[tuple[int, str, float]]) -> gr.LinePlot:
+    """The plot of the losses, or of nothing if there are none, because an empty one would keep its axes and colors.
+
+    The axis has a margin at both ends, where Vega would move the labels towards their neighbors.
+    """
+    if not losses:
+        return gr.LinePlot(None)
+    frame = pd.DataFrame(losses, columns=["step", "name", "value"])
+    first, last = int(frame["step"].min()), int(frame["step"].max())
+    margin = max(0.03 * (last - first), 1)
+    return gr.LinePlot(frame, x_lim=[first - margin, last + margin])
