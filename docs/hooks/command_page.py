@@ -46,12 +46,11 @@ def _below(group: Any, context: Any) -> Iterator[tuple[Any, Any]]:
 def _section(command: Any, context: Any) -> list[str]:
     name = context.command_path
     lines = [f"## {name} {{ #{anchor(name)} }}", "", _text(command.help or ""), ""]
-    records = [(found.param_type_name, found.get_help_record(context)) for found in command.get_params(context)]
-    arguments = [record for kind, record in records if kind == "argument"]
-    options = [record for kind, record in records if kind == "option" and record and record[0] != "--help"]
-    usage = " ".join(
-        [name, *(argument.partition(" <")[0] for argument, _ in arguments), "[OPTIONS]" if options else ""]
-    )
+    found = [(parameter, parameter.get_help_record(context)) for parameter in command.get_params(context)]
+    given = [(parameter, record) for parameter, record in found if parameter.param_type_name == "argument"]
+    arguments = [record for _, record in given]
+    options = [record for p, record in found if p.param_type_name == "option" and record and record[0] != "--help"]
+    usage = " ".join([name, *(_usage(*pair) for pair in given), "[OPTIONS]" if options else ""])
     lines += [f"    {usage.strip()}", ""]
     if arguments or options:
         lines += row("argument or option", "")
@@ -60,6 +59,12 @@ def _section(command: Any, context: Any) -> list[str]:
     if command.epilog:
         lines += [f"{command.epilog.partition(': ')[0]}:", "", f"    {command.epilog.partition(': ')[2]}", ""]
     return lines
+
+
+def _usage(parameter: Any, record: tuple[str, str]) -> str:
+    """An argument as the usage line shows it: one that may be left out is in brackets."""
+    argument = record[0].partition(" <")[0]
+    return argument if parameter.required or argument.startswith("[") else f"[{argument}]"
 
 
 def _text(help_text: str) -> str:
