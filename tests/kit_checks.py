@@ -9,6 +9,7 @@ import keras
 import pytest
 
 from kgen import ConditionSpace, Space
+from kgen.errors import PluginError
 
 SPACE = Space("continuous", (4, 4, 3))
 CONDITIONS = ConditionSpace(5, 8)
@@ -19,9 +20,9 @@ def fails(kit: type[Any], check: str, build: Any, match: str, **attributes: Any)
     keras.utils.set_random_seed(0)
     case = type("Case", (kit,), {"build": lambda self: build(), **attributes})()
     with (
-        pytest.raises((AssertionError, ValueError), match=match),
+        pytest.raises((AssertionError, ValueError, PluginError), match=match),
         warnings.catch_warnings(),
-    ):  # Keras may refuse it first
+    ):  # Keras or kgen may refuse it first
         warnings.simplefilter("ignore")  # Keras warns of weights without gradient
         getattr(case, check)()
 

@@ -23,7 +23,7 @@ SIZE = 6
 class Gallery(Dataset):
     """Images that are given, by split."""
 
-    def __init__(self, *, splits: Any) -> None:
+    def __init__(self, *, splits: dict[str, Any]) -> None:
         self.splits = splits  # by name: images (N, SIZE, SIZE, 3) as lists, and N captions
 
     @property

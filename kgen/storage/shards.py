@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgen.backend.variables import copied, is_divided, own_shard
 from kgen.errors import RunError
 from kgen.storage.weights import AXES, SHARDS, Arrays, Variables, read_metadata, save_variables, shard_file
 
@@ -34,6 +33,8 @@ class Shards:
     @classmethod
     def copy(cls, variables: Variables, index: int, count: int) -> Shards:
         """Copies what a process writes of some variables. If none is divided, the first process writes all of them."""
+        from kgen.backend.variables import copied, is_divided, own_shard  # imports Keras
+
         own = {name: own_shard(variable) for name, variable in variables.items() if is_divided(variable)}
         whole = {name: copied(variable) for name, variable in variables.items() if name not in own and index == 0}
         shards = {name: shard for name, (shard, _) in own.items()}

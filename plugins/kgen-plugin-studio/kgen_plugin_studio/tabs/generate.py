@@ -25,27 +25,10 @@ def generate_tab(studio: Studio, known: gr.State) -> list[gr.Dropdown]:
         studio: The runs.
         known: The names of the runs that the page offers, which changes when there are new ones.
     """
-    names = list(studio.runs)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run", interactive=True)
-            others = gr.Dropdown(
-                names[1:], value=[], multiselect=True, label="Compare with", elem_id="others", interactive=True
-            )
-            prompts = gr.Textbox(
-                label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", interactive=True, autofocus=True
-            )
-            with gr.Row():
-                number = number_input(1, "Images per prompt", "number")
-                seed = seed_input("seed")
-            shared = gr.Checkbox(False, label="All prompts share the noise", interactive=True)
-            steps = gr.Checkbox(
-                False,
-                label="Show the steps",
-                info="The images are then sampled twice",
-                elem_id="show-steps",
-                interactive=True,
-            )
+            common = _choices(list(studio.runs))
+            run, others, prompts = common[:3]
             form = gr.Column()
         with gr.Column(scale=3, min_width=320):
             results = _results()
@@ -83,7 +66,7 @@ def generate_tab(studio: Studio, known: gr.State) -> list[gr.Dropdown]:
             gr.on(
                 [button.click, prompts.submit],
                 generate,
-                inputs=[run, others, prompts, number, seed, shared, steps, *inputs, *sources],
+                inputs=[*common, *inputs, *sources],
                 outputs=results,
                 concurrency_id=MODEL,
             )
@@ -96,6 +79,29 @@ def generate_tab(studio: Studio, known: gr.State) -> list[gr.Dropdown]:
 
     gr.on([run.change, known.change], offer, [run, others], others, show_progress="hidden")
     return [run]
+
+
+def _choices(names: list[str]) -> list[gr.components.Component]:
+    """The inputs that all runs have: run, other runs, prompts, number, seed, shared noise, steps."""
+    run = gr.Dropdown(names, value=names[0], label="Run", elem_id="run", interactive=True)
+    others = gr.Dropdown(
+        names[1:], value=[], multiselect=True, label="Compare with", elem_id="others", interactive=True
+    )
+    prompts = gr.Textbox(
+        label="Prompt", info="One prompt per line", lines=2, elem_id="prompt", interactive=True, autofocus=True
+    )
+    with gr.Row():
+        number = number_input(1, "Images per prompt", "number")
+        seed = seed_input("seed")
+    shared = gr.Checkbox(False, label="All prompts share the noise", interactive=True)
+    steps = gr.Checkbox(
+        False,
+        label="Show the steps",
+        info="The images are then sampled twice",
+        elem_id="show-steps",
+        interactive=True,
+    )
+    return [run, others, prompts, number, seed, shared, steps]
 
 
 def _made(studio: Studio, names: list[str], request: ImageRequest, steps: bool) -> Iterator[tuple[Any, ...]]:

@@ -44,16 +44,6 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
             text = gr.Textbox(label="Captions", lines=4, visible=False, interactive=False, elem_id="captions")
             command = command_box("The command that gives the same", "image-line")
 
-    def fit(label: str) -> tuple[Any, ...]:
-        """Shows the fields that the command has."""
-        needed = labels[label]
-        return (
-            gr.Textbox(visible=needed.takes_prompt),
-            gr.Number(visible=needed.takes_number),
-            gr.Gallery(visible=needed.output is not None),
-            gr.Textbox(visible=needed.output is None),
-        )
-
     def process(
         label: str, run: str, files: list[str] | None, prompt: str, number: int, seed: int, settings: str
     ) -> tuple[Any, ...]:
@@ -73,7 +63,8 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
             gr.Code("\n".join(outcome.commands), visible=bool(outcome.commands)),
         )
 
-    chosen.change(fit, chosen, [prompt, number, gallery, text], show_progress="hidden")
+    shown_fields = [prompt, number, gallery, text]
+    chosen.change(lambda label: _fields_of(labels[label]), chosen, shown_fields, show_progress="hidden")
     button.click(
         process,
         [chosen, run, files, prompt, number, seed, settings],
@@ -81,6 +72,16 @@ def images_tab(studio: Studio) -> list[gr.Dropdown]:
         concurrency_id=MODEL,
     )
     return [run]
+
+
+def _fields_of(command: ImageCommand) -> tuple[Any, ...]:
+    """Shows the fields that a command has."""
+    return (
+        gr.Textbox(visible=command.takes_prompt),
+        gr.Number(visible=command.takes_number),
+        gr.Gallery(visible=command.output is not None),
+        gr.Textbox(visible=command.output is None),
+    )
 
 
 def _processed(
