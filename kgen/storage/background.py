@@ -19,7 +19,7 @@ class BackgroundWriter:
     Only the files of one step are written at a time: `begin` waits for those of the step before. The memory that they
     take is therefore that of one step. The files of a step are written in the order of `submit`; if one of them fails,
     the ones after it are not written. The error is raised by the next call of `check`, `begin` or `wait`. On Linux, the
-    thread has a lower priority than the others of the process, so that a training on the processor hardly slows down.
+    thread has a lower priority than the others of the process, so that the training has the processor first.
 
     As a context, it waits for all files when its block ends. If the block ends by an exception, that one is raised, and
     an error of a file becomes a note of it.

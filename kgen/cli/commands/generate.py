@@ -142,17 +142,18 @@ def _note_own_options(run: Path, settings: Sequence[str]) -> None:
     from kgen.options import options
     from kgen.plugins.discovery import registry
 
-    if (file := run / "config.yaml").is_file():
-        data = read_file(file).data
-        given = {setting.partition("=")[0].strip() for setting in settings}
-        own = flattened(data.get("sample", {}).get("options", {}))
+    if not (file := run / "config.yaml").is_file():
+        return
+    data = read_file(file).data
+    given = {setting.partition("=")[0].strip() for setting in settings}
+    own = flattened(data.get("sample", {}).get("options", {}))
+    if other := {key: value for key, value in own.items() if key not in given}:
         generator = registry().find("generator", data["generator"]["name"]).load()
         defaults = {name: parameter.default for name, parameter in options(generator.generate).items()}
-        other = {key: value for key, value in own.items() if key not in given and value != defaults.get(key)}
-        if other:
-            missing = " ".join(f"--set {key}={json.dumps(value)}" for key, value in other.items())
-            note = f"note: the samples and scores of this run were generated with {missing}; these images were not"
-            print(printable(note), file=sys.stderr)
+        missing = [f"--set {key}={json.dumps(value)}" for key, value in other.items() if value != defaults.get(key)]
+        if missing:
+            images = f"note: the samples and scores of this run were generated with {' '.join(missing)}"
+            print(printable(f"{images}; these images were not"), file=sys.stderr)
 
 
 def _note_single_words(prompts: Sequence[str]) -> None:
