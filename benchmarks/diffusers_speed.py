@@ -1,11 +1,12 @@
 """Speed of kgen beside that of diffusers: the same networks, batch and precision, step by step in turn.
 
-    python benchmarks/diffusers_speed.py [--quick] [--output benchmarks/RESULTS.md]
+    python benchmarks/diffusers_speed.py [--quick] [--compile] [--output benchmarks/RESULTS.md]
 
 Each library has a process of its own, which waits while the other one works. A training step is one step of kgen's
 `fit` (with its data and metrics), or of the usual PyTorch loop around diffusers' modules: noise, forward, mean squared
 error, backward, AdamW. Sampling is `Pipeline.generate`, or diffusers' `DDIMScheduler` around the module in
-inference mode. Medians of many single steps, after warm-up. PyTorch runs as diffusers runs it by default: eagerly.
+inference mode. Medians of many single steps, after warm-up. PyTorch runs as diffusers runs it by default: eagerly. With
+`--compile`, a third process runs diffusers' networks through `torch.compile`, which needs a C++ compiler on a CPU.
 
 Needs the packages diffusers and torch, and kgen-plugin-diffusion.
 """
@@ -41,6 +42,7 @@ class Settings:
     batch: int
     precision: str
     threads: int
+    compile: bool
     train_repeats: int
     sample_repeats: int
     sample_steps: int
@@ -140,13 +142,19 @@ def kgen_pipeline(network: Any) -> Any:
 # ---- diffusers ------------------------------------------------------------------------------------------------------
 
 
-def work_diffusers(conn: Connection, settings: Settings) -> None:
+def work_compiled(conn: Connection, settings: Settings) -> None:
+    work_diffusers(conn, settings, compile=True)
+
+
+def work_diffusers(conn: Connection, settings: Settings, compile: bool = False) -> None:
     import torch
     from diffusers import DDIMScheduler
 
     torch.set_num_threads(settings.threads)
     network = diffusers_unet() if settings.network == "unet" else diffusers_dit(settings.patch)
     conn.send(sum(p.numel() for p in network.parameters() if p.requires_grad))
+    if compile:
+        network.compile()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, weight_decay=0.01)
     scheduler = DDIMScheduler()
     text = torch.randn(settings.batch, TOKENS, TEXT_WIDTH)
@@ -274,7 +282,7 @@ def measure(settings: Settings) -> Iterator[str]:
     """Rows of the table: training, and sampling."""
     context = multiprocessing.get_context("spawn")
     connections, processes = [], []
-    for work in (work_kgen, work_diffusers):
+    for work in (work_kgen, work_diffusers, *([work_compiled] if settings.compile else [])):
         here, there = context.Pipe()
         processes.append(context.Process(target=work, args=(there, settings), daemon=True))
         processes[-1].start()
@@ -282,15 +290,16 @@ def measure(settings: Settings) -> Iterator[str]:
         connections.append(here)
     parameters = [conn.recv() for conn in connections]
     for job, repeats in (("training step", settings.train_repeats), ("sampling", settings.sample_repeats)):
-        times: list[list[float]] = [[], []]
+        times: list[list[float]] = [[] for _ in processes]
         for _ in range(WARM_UP + repeats):
             for conn, seconds in zip(connections, times, strict=True):
                 conn.send("go")
                 seconds.append(conn.recv())
-        ours, theirs = (settings.batch / statistics.median(seconds[WARM_UP:]) for seconds in times)
+        ours, *theirs = (settings.batch / statistics.median(seconds[WARM_UP:]) for seconds in times)
         name = job if job != "sampling" else f"sampling, {settings.sample_steps} steps"
         counts = f"{parameters[0]:,} | {parameters[1]:,}"
-        yield f"| {settings.network} | {counts} | {name} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f} |"
+        speeds = " | ".join(f"{peer:.1f} | {ours / peer:.2f}" for peer in theirs)
+        yield f"| {settings.network} | {counts} | {name} | {ours:.1f} | {speeds} |"
     for process in processes:
         process.join()
 
@@ -298,12 +307,14 @@ def measure(settings: Settings) -> Iterator[str]:
 def header(arguments: argparse.Namespace) -> str:
     names = ("kgen-core", "keras", "tensorflow", "diffusers", "torch")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
+    peers = ("diffusers", *(["torch.compile"] if arguments.compile else []))
+    columns = ("network", "parameters kgen", "diffusers", "job", "kgen", *(f"{peer} | ratio" for peer in peers))
     return (
         f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images per "
         f"second on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} images of "
         f"{SIZE}x{SIZE}x3, {arguments.precision}; medians of single steps taken in turn.\n"
         f"{packages}. Python {platform.python_version()}.\n\n"
-        "| network | parameters kgen | diffusers | job | kgen | diffusers | ratio |\n|---|---|---|---|---|---|---|"
+        f"| {' | '.join(columns)} |\n{'|---' * (5 + 2 * len(peers))}|"
     )
 
 
@@ -317,6 +328,7 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few steps only: rough figures in some minutes")
+    parser.add_argument("--compile", action="store_true", help="compare with torch.compile, too: minutes per network")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -327,7 +339,8 @@ def main() -> None:
     lines = [header(arguments)]
     print(lines[0], flush=True)
     for network in arguments.networks:
-        for line in measure(Settings(network, arguments.batch, arguments.precision, arguments.threads, *repeats)):
+        settings = (network, arguments.batch, arguments.precision, arguments.threads, arguments.compile, *repeats)
+        for line in measure(Settings(*settings)):
             print(line, flush=True)
             lines.append(line)
     if arguments.output:
