@@ -139,6 +139,7 @@ def test_a_note_on_the_scores_is_logged_once(tmp_path: Path, toy: None, monkeypa
     assert sum("weights to train" in line for line in logged) == 2 and not made.failures
     reports = [(tmp_path / "out" / "runs" / f"seed-{seed}" / "report.html").read_text("utf-8") for seed in (0, 1)]
     assert all("Note: the images are few." in report for report in reports)
+    assert "<dt>brightness</dt><dd>The mean of all pixels, from 0 to 1.</dd>" in made.directory.page.read_text("utf-8")
 
 
 def test_a_failure_ends_nothing_else_and_is_named(swept: tuple[Path, Swept, list[str]]) -> None:
