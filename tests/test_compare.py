@@ -50,6 +50,9 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
     )
     assert "The runs differ in images or captions" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
+    told = dict(re.findall("<dt>(.*)</dt><dd>(.*)</dd>", page))
+    assert told["brightness"] == "The mean of all pixels, from 0 to 1." and told["parameters"].endswith("weights.")
+    assert set(told) <= {"brightness", *first} and "seconds per image" not in told
     markdown = (tmp_path / "c" / "comparison.md").read_text()
     assert markdown.startswith("| run | generator | encoder | decoder |") and "(images.png)" in markdown
     assert "| 5,184 |" in markdown
@@ -73,6 +76,7 @@ def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
     assert all(float(row["seconds per image"]) > 0 and 0 <= float(row["value"]) <= 1 for row in rows)
     page, markdown = ((tmp_path / "c" / f"comparison.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("data:image/svg+xml;base64,") == 2 and "Quality over time" in page
+    assert "<dt>seconds per image</dt>" in page
     assert "| run | steps | seconds per image | brightness mean |" in markdown
     for name in ("steps-brightness-mean.svg", "steps-brightness-mean-holdout.svg"):
         assert f"({name})" in markdown and (tmp_path / "c" / name).read_text().startswith("<?xml")

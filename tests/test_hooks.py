@@ -52,8 +52,8 @@ def test_a_plugin_adds_a_command(kgen, site) -> None:
     failed = kgen("tidy", "bad", **where)
     assert failed.status == 1
     assert failed.err.endswith(
-        "error: command 'tidy' of tools-for-kgen 0.5 failed: LookupError: lost\nPlease report this to the plugin's "
-        "authors, with the traceback that KGEN_DEBUG=1 shows.\n"
+        "error: command 'tidy' of tools-for-kgen 0.5 failed: LookupError: lost\nKGEN_DEBUG=1 shows the traceback. "
+        "Please report this to its authors, unless it is your own code.\n"
     )
     assert kgen("tidy", **where).status == 2 and kgen("tdiy", **where).status == 2
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from html.parser import HTMLParser
@@ -21,17 +23,25 @@ from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.steps import Measurement
 from kgen.errors import ConfigError, RunError
-from kgen.evaluation.results import Result, write_results
+from kgen.evaluation.meanings import OF_COLUMNS
+from kgen.evaluation.results import BITS, Result, write_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.sections import ReportSection
 from kgen.reporting.page import render
-from kgen.reporting.sheets import save_png
+from kgen.reporting.sheets import save_png, save_sheet
 from kgen.runs.report import add_to_report, write_report
 
 pytestmark = pytest.mark.portable
 
 EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""
 SHOWN = EVIL.replace("\x1b", "\\x1b")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SHOWN_COLUMNS = {
+    "validation loss": "val_loss",
+    "learning rate": "learning_rate",
+    "gradient norm": "gradient_norm",
+    "images per second": "images_per_second",
+}
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
@@ -90,7 +100,51 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
     assert f"{SHOWN} - kgen" in page.texts and f"Note: {SHOWN}." in page.texts and f"{SHOWN} 1" in page.texts
     assert [image["title"] for image in page.images].count(SHOWN) >= 2
     assert page.images[0]["alt"] == f"images after the last step: {SHOWN}"
-    assert {"step", "loss", "val_loss"} <= {found.strip() for found in page.plots}
+    assert {"step", "loss", "validation loss"} <= {found.strip() for found in page.plots}
+
+
+def test_a_report_says_what_the_numbers_on_it_are(trained: Trained, toy: None, tmp_path: Path) -> None:
+    directory = RunDirectory(shutil.copytree(trained.directory, tmp_path / "run"))
+    write_report(directory, "")
+    texts = Page(directory.report.read_text(encoding="utf-8")).texts
+    told = texts[texts.index("What the numbers are") + 2 : -3]  # a list, then the footer, its credit, and the script
+    assert dict(zip(told[::2], told[1::2], strict=True)) == {
+        "brightness": "The mean of all pixels, from 0 to 1.",
+        "loss of the generator": "The number that the training of toy/means minimizes.",
+        **{name: OF_COLUMNS[column] for name, column in SHOWN_COLUMNS.items()},
+    }
+    part = {"id": "gan/gan", "distribution": "kgen-plugin-gan", "version": "1"}
+    directory.update_manifest(components={**directory.read_manifest()["components"], "generator": part})
+    directory.metrics.write_text("step,seconds,loss\n1,2.5,0.5\n")
+    seeds = {0: 0.5, 1: 0.6}
+    write_results(
+        directory.evaluation, [Result("likelihood", "train", BITS, seeds), Result("gone", "train", "a", seeds)]
+    )
+    write_report(directory, "")
+    texts = Page(directory.report.read_text(encoding="utf-8")).texts
+    told = texts[texts.index("What the numbers are") + 2 : -3]
+    assert told[::2] == [BITS, "±, standard error", "loss of the generator"]
+    assert told[5].startswith("The discriminator's loss")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
+def test_a_grid_keeps_its_size_on_a_narrow_screen(trained: Trained, toy: None, tmp_path: Path) -> None:
+    directory = RunDirectory(shutil.copytree(trained.directory, tmp_path / "run"))
+    save_sheet(directory.final_grid, np.zeros((8, 96, 96, 3), np.uint8), [""] * 8, 8, {})
+    for step in (3, 6):
+        shutil.copy(directory.final_grid, directory.samples / f"step-0000000{step}.png")
+    write_report(directory, "")
+    measure = "document.title = [...document.images].filter(i => i.className.includes('pixels') && i.clientWidth).map("
+    measure += "i => i.clientWidth) + ';' + document.documentElement.scrollWidth"
+    page = directory.report.read_text(encoding="utf-8").replace("</html>", f"<script>{measure}</script></html>")
+    directory.report.write_text(page, encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,800", "--dump-dom"]
+    options.append(f"--user-data-dir={tmp_path / 'browser'}")
+    command = [str(CHROMIUM), *options, directory.report.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    found = re.search(r"<title>([\d,]+);(\d+)</title>", done.stdout)
+    assert found is not None, done
+    assert found[1] == "804,804" and int(found[2]) <= 500  # the grid scrolls, and not the page
 
 
 def test_a_plugin_adds_a_section_to_the_report(trained: Trained, toy: None, tmp_path: Path) -> None:
@@ -124,12 +178,13 @@ def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
         notes=[EVIL],
         interpolated=EVIL,
         measured=[Measurement(EVIL, 4, 0.1, {EVIL: 0.5})],
+        meanings={EVIL: EVIL},
     )
     made = write_comparison(tmp_path, found)
     text = made.html.read_text(encoding="utf-8")
     page = Page(text)
     assert page.tags["script"] == 1 and "\x1b" not in text
-    assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, row (2)
+    assert page.texts.count(SHOWN) == 12, page.texts  # note, name, fact (2), key (3), caption, row (2), meaning (2)
     assert f"Interpolation between two noises: {SHOWN}" in page.texts
     assert [image["title"] for image in page.images] == [SHOWN, SHOWN, ""]
     assert [image["alt"] for image in page.images] == [f"images: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]

@@ -128,6 +128,20 @@ def test_each_training_runs_once_and_each_trial_is_evaluated(
     assert {(int(row["seed"]), float(row["sample.options.strength"])): float(row["value"]) for row in rows} == values
 
 
+def test_a_note_on_the_scores_is_logged_once(tmp_path: Path, toy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.parts import Brightness
+
+    monkeypatch.setattr(Brightness, "caveats", lambda *arguments: ("the images are few",))
+    logged = list[str]()
+    study = Study.load(write_study(tmp_path, "run: good.yaml\nover: {seed: [0, 1]}\n"))
+    made = sweep(study, tmp_path / "out", engine=Here(), log=logged.append)
+    assert [line for line in logged if "few" in line] == ["note: the images are few"]
+    assert sum("weights to train" in line for line in logged) == 2 and not made.failures
+    reports = [(tmp_path / "out" / "runs" / f"seed-{seed}" / "report.html").read_text("utf-8") for seed in (0, 1)]
+    assert all("Note: the images are few." in report for report in reports)
+    assert "<dt>brightness</dt><dd>The mean of all pixels, from 0 to 1.</dd>" in made.directory.page.read_text("utf-8")
+
+
 def test_a_failure_ends_nothing_else_and_is_named(swept: tuple[Path, Swept, list[str]]) -> None:
     folder, made, _ = swept
     assert list(made.failures) == ["seed-0_strength-3e+38", "seed-1_strength-3e+38"]

@@ -11,7 +11,7 @@ from markdown_text import anchor, code, row, table, to_markdown
 
 from kgen.cli.describe import METHODS
 from kgen.options import OneOf, model_of, options, schema_of
-from kgen.options.documentation import Description, described
+from kgen.options.documentation import Description, described, described_loss
 from kgen.options.rows import option_rows
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import CONTRACTS, KINDS, OF_KERAS, Component, DeclaredKind
@@ -121,6 +121,8 @@ def _section(component: Component, level: int) -> list[str]:
     if description.text:
         lines += [to_markdown(description.text), ""]
     if isinstance(target, type):
+        if loss := described_loss(target):
+            lines += [f"Loss: {to_markdown(loss)}", ""]
         lines += _options("Options", target, description, component.id)
         if component.kind in METHODS:
             method, place = METHODS[component.kind]

@@ -11,6 +11,8 @@ from typing import Any
 
 from markdown_text import row, table
 
+from kgen.options.documentation import first_paragraph
+
 FOLDER = Path(__file__).parents[1] / "reference" / "python"
 
 INTRODUCTION = """\
@@ -41,7 +43,7 @@ def documented() -> Iterator[tuple[str, str]]:
 def _summary(found: Any) -> str:
     if not (inspect.isclass(found) or inspect.isfunction(found) or inspect.ismodule(found)):
         return ""
-    return (inspect.getdoc(found) or "").partition("\n\n")[0].partition("::")[0]
+    return first_paragraph(found)
 
 
 def _find(name: str) -> Any:

@@ -55,9 +55,10 @@ def say_error(message: str, status: int) -> int:
 
 
 def say_fault(error: Exception, place: str = "") -> int:
-    """Prints a fault of kgen or of a plugin, and whose authors can fix it. Returns the exit status 1.
+    """Prints a fault of kgen or of a component, and whose authors can fix it. Returns the exit status 1.
 
-    With KGEN_DEBUG=1, it also prints the traceback.
+    The component may be the user's own, such as one of a plugin under development. With KGEN_DEBUG=1, it also prints
+    the traceback.
 
     Args:
         error: The exception that is being handled.
@@ -66,12 +67,10 @@ def say_fault(error: Exception, place: str = "") -> int:
     if os.environ.get("KGEN_DEBUG") == "1":
         traceback.print_exc()
     if isinstance(error, ComponentError):
-        message, whom = str(error), "the plugin's authors"
+        message, whom = str(error), "its authors, unless it is your own code"
     else:
         message, whom = f"unexpected {reason(error)}", "kgen's authors"
-    return say_error(
-        f"{place}{message}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT
-    )
+    return say_error(f"{place}{message}\nKGEN_DEBUG=1 shows the traceback. Please report this to {whom}.", FAULT)
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:

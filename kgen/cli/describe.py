@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from kgen.cli.common import WIDE, log, plain_console
+from kgen.options.documentation import described_loss
 from kgen.options.rows import option_rows
 from kgen.options.validation import model_of, schema_of
 from kgen.plugins.registry import Component, DeclaredKind
@@ -45,6 +46,8 @@ def describe_component(component: Component) -> None:
     if not isinstance(cls, type):
         print("options: none\n")
         return
+    if loss := described_loss(cls):
+        log(f"loss: {loss}\n")
     _print_options("options", cls, component.id)
     if component.kind in METHODS:
         method, place = METHODS[component.kind]

@@ -15,6 +15,7 @@ from kgen.comparison.steps import Measurement, measure_steps
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
 from kgen.evaluation.columns import make_columns
+from kgen.evaluation.meanings import Meanings, of_scores
 from kgen.evaluation.results import Better, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import read_dataset
@@ -100,7 +101,8 @@ def compare(
             made = measure_steps(name, pipeline, config, steps, log)
             measured += made.measured
             notes += made.notes
-    return _write(out, runs, measured, chosen.texts, notes)
+    meanings = of_scores([result for scores in results for result in scores])
+    return _write(out, runs, measured, chosen.texts, notes, meanings)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -167,7 +169,12 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
 
 
 def _write(
-    out: Path, runs: Sequence[_Run], measured: Sequence[Measurement], prompts: Sequence[str], notes: Sequence[str]
+    out: Path,
+    runs: Sequence[_Run],
+    measured: Sequence[Measurement],
+    prompts: Sequence[str],
+    notes: Sequence[str],
+    meanings: Meanings,
 ) -> Comparison:
     metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
     names = [run.name for run in runs]
@@ -188,5 +195,6 @@ def _write(
         notes=notes,
         interpolated=prompts[0] if interpolable else None,
         measured=measured,
+        meanings=meanings,
     )
     return write_comparison(out, found)

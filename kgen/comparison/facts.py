@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from kgen.comparison.steps import seconds_per_image
+from kgen.comparison.steps import SECONDS, seconds_per_image
 from kgen.config import RunConfig
 from kgen.evaluation.columns import ERROR
+from kgen.evaluation.meanings import Meanings
 from kgen.evaluation.results import BITS, Better
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED
@@ -30,6 +31,20 @@ BETTER: Mapping[str, Better] = {BITS: "lower"}
 ARROWS: Mapping[Better, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
 LAST = "peak MiB"
+
+MEANINGS: Meanings = {
+    "parameters": "The number of trained weights.",
+    "decoder parameters": "The number of all weights of the decoder.",
+    "training steps": "The number of steps of the generator's training.",
+    "training s": "The time of this training, in seconds.",
+    "images/s trained": "The median number of images per second in this training.",
+    "images/s sampled": "The number of images per second of generating, without the compilation.",
+    "sampling steps": "The number of consecutive sampling steps of an image.",
+    "likelihood": "Whether the bits per dimension are exact, a bound or an estimate.",
+    LAST: "The largest memory of the process that trained the run.",
+    SECONDS: "The time of generating one image, without the compilation.",
+}
+"""What the numbers of a comparison are that do not come from an evaluation."""
 
 
 def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline, scores: Mapping[str, float]) -> Facts:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kgen.comparison.facts import Table
-from kgen.comparison.steps import Measurement, long_table, metric_names, plots, wide_table
+from kgen.comparison.facts import MEANINGS, Table
+from kgen.comparison.steps import SECONDS, Measurement, long_table, metric_names, plots, wide_table
 from kgen.errors import ConfigError
+from kgen.evaluation.meanings import Meanings
 from kgen.reporting.page import image, plot, render
 from kgen.reporting.tables import csv_text, escape, markdown_table
 from kgen.storage.files import writable_folder, write_text
@@ -48,6 +49,7 @@ class Findings:
         notes: The differences that make the runs less comparable.
         interpolated: The prompt of the interpolations; None: there are none.
         measured: The measurements of quality over time.
+        meanings: What the scores are.
     """
 
     table: Table
@@ -55,6 +57,7 @@ class Findings:
     notes: Sequence[str]
     interpolated: str | None
     measured: Sequence[Measurement]
+    meanings: Meanings
 
 
 def claim(out: Path) -> None:
@@ -131,6 +134,7 @@ def _html(out: Path, found: Findings, svgs: Mapping[str, str]) -> str:
         svgs: The plots of metrics over time, by metric.
     """
     head, rows = found.table.to_read()
+    shown = {*found.table.keys, *([SECONDS] if found.measured else [])}
     return render(
         "comparison.html",
         title=TITLE,
@@ -143,4 +147,5 @@ def _html(out: Path, found: Findings, svgs: Mapping[str, str]) -> str:
         interpolations=image(out / INTERPOLATIONS),
         measured=wide_table(found.measured) if found.measured else None,
         plots=[plot(svg, name) for name, svg in svgs.items()],
+        meanings={**{key: text for key, text in MEANINGS.items() if key in shown}, **found.meanings},
     )

@@ -160,6 +160,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Computes the losses of every example, without an average over the batch.
 
+        The docstring of a subclass begins with what its loss is: "Returns the squared error of ...". The report of a
+        run, `kgen plugins show` and the reference show its first paragraph. The validation loss is the same number.
+
         Args:
             x: The latents, (B, *space.shape) float32, or int32 tokens. They may have another size if `check_space`
                 supports it.

@@ -72,7 +72,8 @@ class Metric(Configurable, ABC):
             def compute(self):
                 return {"mean": float(self.sums["levels"] / self.sums["count"]) / 255}
 
-    A metric that stores something else overrides `start`, `state` and `merge`.
+    The report of a run, `kgen compare` and `kgen sweep` show the first paragraph of the class's docstring, which says
+    what the numbers are. A metric that stores something else overrides `start`, `state` and `merge`.
 
     Attributes:
         requires: The dataset class that the metric needs; None: any dataset.

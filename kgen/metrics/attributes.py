@@ -50,11 +50,11 @@ KINDS = tuple(itertools.product(SHAPES, RADII))
 
 
 class Attributes(Metric):
-    """Measures whether the images show the attributes in their prompts.
+    """Whether the images show the attributes in their prompts. "color", "shape", "size" and "position" are the shares
+    of the objects in the prompts that have the right attribute; a missing object has none. "accuracy" is the share of
+    images that show all objects with all attributes, and no other object.
 
-    "color", "shape", "size" and "position" are the shares of the objects in the prompts that have the right attribute;
-    a missing object has none. "accuracy" is the share of images that show all objects with all attributes, and no other
-    object. The oracle makes no mistakes on the dataset's own images.
+    The oracle makes no mistakes on the dataset's own images.
     """
 
     requires: ClassVar[type[Any] | None] = Shapes

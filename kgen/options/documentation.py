@@ -1,4 +1,4 @@
-"""Docstrings of classes whose options are partly described by their base classes."""
+"""Docstrings of components: the options, which base classes may describe, and what the loss is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 HEADING = "Args:"
 """The line before the descriptions of the arguments."""
+
+RETURNS = "Returns "
+"""The first word of a docstring that says what a method returns."""
 
 _NAMES = re.compile(r"    (\w+(?:, \w+)*): ")
 """The beginning of a description. Several arguments may share it."""
@@ -44,6 +47,29 @@ def described(target: Callable[..., Any], owner: type[Any] | None = None) -> Des
         before, found, rest = _parsed(docstring)
         arguments |= {name: " ".join(text.partition(": ")[2].split()) for name, text in found.items()}
     return Description("\n".join(before).strip(), arguments, "\n".join(rest).strip())
+
+
+def first_paragraph(documented: Any) -> str:
+    """The first paragraph of an object's own docstring, in one line and without an example; "" if there is none."""
+    text = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")[0].partition("::")[0]
+    return " ".join(text.split())
+
+
+def described_loss(cls: type[Any]) -> str:
+    """What the loss of a component is, as the docstring of its `compute_losses` says: "Returns ..."; else ""."""
+    text = first_paragraph(cls.compute_losses) if hasattr(cls, "compute_losses") else ""
+    return _noun(text) if text.startswith(RETURNS) else ""
+
+
+def described_scores(cls: type[Any]) -> str:
+    """What the scores of an encoder or a decoder are, as the docstring of its `scores` says; "" if it has none."""
+    return _noun(first_paragraph(cls.scores))
+
+
+def _noun(text: str) -> str:
+    """A sentence about a number, without the verb "Returns"."""
+    text = text.removeprefix(RETURNS)
+    return text[:1].upper() + text[1:]
 
 
 def documentation(cls: type[Any]) -> str:

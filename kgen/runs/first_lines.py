@@ -44,7 +44,7 @@ def first_lines(experiment: Experiment) -> Iterator[str]:
             yield from (f"{part}.data: {line}" for line in _how_read(data))
     evaluate = config.evaluate
     for name, metric in experiment.metrics.items():
-        yield from metric.caveats(dataset)
+        yield from (f"note: {caveat}" for caveat in metric.caveats(dataset))
         if evaluate.every and metric.min_images > evaluate.proxy_images:
             yield (
                 f"{name} is not measured during the training: it needs {metric.min_images} images, but "

@@ -13,6 +13,7 @@ from kgen.config.shortened import shortened
 from kgen.config.source import to_yaml
 from kgen.config.staged import STAGED
 from kgen.errors import KgenError
+from kgen.evaluation.meanings import OF_LEVELS, Meanings, column_name, of_columns, of_loss, of_scores, of_stage
 from kgen.evaluation.proxy import ProxyScore, read_proxy_scores
 from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
@@ -42,6 +43,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
     """
     manifest, rows = directory.read_manifest(*TRAINED), read_rows(directory.metrics)
     timings = _timings(directory, manifest["timings"]) | _input_wait(rows)
+    stages = _stages(directory)
     page = render(
         "run.html",
         title=manifest["name"],
@@ -51,7 +53,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         notes=manifest.get("notes_on_scores", []),
         proxy=_proxy(read_proxy_scores(directory.proxy)),
         sections=_sections(directory),
-        stages=_stages(directory),
+        stages=stages,
         loss=_loss(rows),
         details=_details(rows),
         samples=_over_time(directory),
@@ -64,6 +66,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         timings=list(timings.items()),
         longest=max(timings.values(), default=0.0),
         speeds=_speeds(rows),
+        meanings=_meanings(directory, manifest["components"], stages),
         short_config=_short_config(directory),
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
@@ -171,6 +174,21 @@ def _timings(directory: RunDirectory, timings: Mapping[str, float]) -> dict[str,
     return stages | {name.replace("_seconds", ""): value for name, value in current_timings(timings).items()}
 
 
+def _meanings(
+    directory: RunDirectory, components: Mapping[str, Mapping[str, str]], stages: Sequence[Mapping[str, Any]]
+) -> Meanings:
+    """A sentence about each number that the page shows, by its name."""
+    rows, found = read_rows(directory.metrics), dict(of_scores(read_results(directory.evaluation)))
+    levels = read_columns(list(rows[0]) if rows else [])
+    for kind, scores in ((stage["part"], dict(stage["scores"])) for stage in stages):
+        name = components[kind]["id"]
+        found |= {**of_stage(kind, name, scores), **of_loss(kind, name)}
+        rows += read_rows(directory.stage(kind).metrics)
+    found |= of_loss("generator", components["generator"]["id"])
+    found |= of_columns({column for row in rows for column, value in row.items() if value})
+    return found | {f"loss over {level.replace('_', ' ')}": OF_LEVELS for level in levels}
+
+
 def _over_time(directory: RunDirectory) -> list[Figure]:
     """Up to MAX_GRIDS sample grids of the training, evenly over time.
 
@@ -208,7 +226,7 @@ def _speeds(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def _loss(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     """A plot of the loss and the validation loss over the steps; None if there are no losses."""
-    lines = [Line(name, points) for name in ("loss", "val_loss") if (points := _points(rows, name))]
+    lines = [Line(column_name(name), points) for name in ("loss", "val_loss") if (points := _points(rows, name))]
     return plot(line_plot(lines, "step", "loss"), "loss over steps") if lines else None
 
 
@@ -216,7 +234,7 @@ def _details(rows: Sequence[Mapping[str, str]]) -> list[Figure]:
     """Plots of the loss by level, and of what the optimizer does over the steps."""
     figures = [_by_level(rows, name, columns) for name, columns in read_columns(list(rows[0]) if rows else []).items()]
     for column in OF_OPTIMIZER:
-        name, points = column.replace("_", " "), _points(rows, column)
+        name, points = column_name(column), _points(rows, column)
         if points:
             figures.append(plot(line_plot([Line(name, points)], "step", name), f"{name} over steps"))
     return [figure for figure in figures if figure is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kgen.config.source import to_yaml
+from kgen.evaluation.meanings import of_scores
 from kgen.evaluation.results import Result
 from kgen.reporting.page import plot, render
 from kgen.reporting.tables import csv_text, escape, markdown_table
@@ -53,6 +54,7 @@ def write_files(
         plots=[plot(svg, title) for title, svg in plots.svgs.items()],
         failures=failed,
         study=to_yaml(study.dump()),
+        meanings=of_scores([result for _, results in trials for result in results or ()]),
     )
     write_text(directory.page, page)
 

@@ -66,7 +66,7 @@ class _Sweep:
     """A sweep whose folder is locked."""
 
     def __init__(self, study: Study, directory: SweepDirectory, plan: Plan, engine: Engine, log: Say) -> None:
-        self.study, self.directory, self.plan, self.engine, self.log = study, directory, plan, engine, log
+        self.study, self.directory, self.plan, self.engine, self.log = study, directory, plan, engine, _notes_once(log)
         self.names = [*(training_name(t.name) for t in (*plan.first, *plan.trainings)), *(t.name for t in plan.trials)]
 
     def run(self) -> Swept:
@@ -187,3 +187,17 @@ def settle(job: Job, ended: Ended) -> list[Job]:
     lost, *rest = job.pending
     write_text(job.failure(lost.name), f"{ended}\n")
     return [replace(job, evaluations=rest)] if rest else []
+
+
+def _notes_once(log: Say) -> Say:
+    """Passes lines on, but each note only once, because the runs of a sweep have the same notes on their scores."""
+    told = set[str]()
+
+    def say(line: str) -> None:
+        note = line.strip()
+        if note not in told:
+            log(line)
+        if note.startswith("note: "):
+            told.add(note)
+
+    return say

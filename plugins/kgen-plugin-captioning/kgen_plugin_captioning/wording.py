@@ -11,10 +11,9 @@ from kgen_plugin_captioning.letters import Letters
 
 
 class Wording(Metric):
-    """Compares the generated captions with those of the dataset.
-
-    "exact" is the share of captions with all letters correct, "length" the share with the correct length, and "letters"
-    the share of the correct captions' letters that are in their positions.
+    """Compares the generated captions with those of the dataset: "exact" is the share of captions with all letters
+    correct, "length" the share with the correct length, and "letters" the share of the correct captions' letters that
+    are in their positions.
     """
 
     requires: ClassVar[type[Any] | None] = Captions

@@ -217,6 +217,7 @@ class Clip(Encoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, tokens: dict[str, Any], training: bool) -> dict[str, Tensor]:
+        """Returns the contrastive loss of the images and texts of a batch, with a softmax or a sigmoid."""
         embedded, texts = self.embed_images(images), self.embed_texts(tokens, training)
         if self.loss == "softmax":
             return softmax_losses(embedded, texts, self.scale)

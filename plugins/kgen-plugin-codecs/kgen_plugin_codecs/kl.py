@@ -95,7 +95,7 @@ class KLAutoencoder(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the losses of one sample of the posterior: see `kl_losses`."""
+        """Returns the reconstruction loss of one sample of the posterior plus the weighted KL divergence."""
         images = ops.cast(images, "float32")
         posterior = self._posterior(images)
         made = self.decoder_network(posterior.sample(self.seed_generator))

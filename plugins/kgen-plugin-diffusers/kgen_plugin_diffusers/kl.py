@@ -159,7 +159,7 @@ class AutoencoderKL(PretrainedAutoencoder):
         return Space("continuous", (*self.grid, self.architecture.network.latent_channels), bounded=False)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the losses of one sample of the posterior: see `kl_losses`."""
+        """Returns the reconstruction loss of one sample of the posterior plus the weighted KL divergence."""
         images = ops.cast(images, "float32")
         posterior = Posterior.of(self.network.encode(images))
         made = self.network.decode(posterior.sample(self.seed_generator))

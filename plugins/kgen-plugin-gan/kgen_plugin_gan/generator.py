@@ -101,10 +101,11 @@ class GAN(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the sum of both networks' losses, and separately each loss and the gradient penalty R1 + R2.
+        """Returns the discriminator's loss, with the gradient penalty R1 + R2, plus the generator network's loss. Their
+        sum does not measure how good the images are, and need not fall: the networks are trained against each other.
 
-        The wrong text of an image is the text of the image before it in the batch. Nothing else is shared between
-        examples.
+        The two losses and the penalty are also returned separately. The wrong text of an image is the text of the image
+        before it in the batch. Nothing else is shared between examples.
         """
         x, text = ops.cast(x, "float32"), ops.cast(condition["pooled"], "float32")
         z = per_example(keras.random.normal, (ops.shape(x)[0], self.latent_dim), self.seed_generator)  # (B, Z)

@@ -136,7 +136,7 @@ class Cascade(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the sum of the parts' losses (B,), and each of them."""
+        """Returns the sum of the parts' losses, and each of them."""
         losses: dict[str, Tensor] = {}
         for i, part in enumerate(self.parts):
             if _trains(part):

@@ -121,7 +121,7 @@ class DiffusionUpscaler(SmallImage):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the weighted squared error (B,) of the predicted image at one time t in [0, 1] per example."""
+        """Returns the weighted squared error of the predicted image at one time t in [0, 1] per example."""
         images = ops.cast(images, "float32")
         count, small = ops.shape(images)[0], self.encode(images)
         t = per_example(keras.random.uniform, (count, 1, 1, 1), self.seed_generator)

@@ -50,7 +50,7 @@ class Regression(SmallImage):
         self.network.build((None, *self.latent_space.shape))
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the mean absolute difference between the enlarged small image and the image, (B,)."""
+        """Returns the mean absolute difference between the enlarged small image and the image."""
         images = ops.cast(images, "float32")
         return {"loss": ops.mean(ops.abs(self._enlarged(self.encode(images)) - images), axis=(1, 2, 3))}
 

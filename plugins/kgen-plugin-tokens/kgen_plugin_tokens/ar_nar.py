@@ -94,7 +94,7 @@ class Combined(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the losses of both models, and their mean weighted by the numbers of tokens.
+        """Returns the mean of both models' losses, weighted by the numbers of their tokens, and each of them.
 
         Returns:
             (B,) each, in nats per token: "loss", "draft" (the exact negative log-likelihood of the draft), and

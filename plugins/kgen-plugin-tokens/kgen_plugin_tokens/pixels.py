@@ -85,7 +85,7 @@ class PaletteTokens(Decoder):
         self.palette.assign(palette)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the mean squared distance (B,) between pixels and their nearest color, which k-means minimizes."""
+        """Returns the mean squared distance between pixels and their nearest color, which k-means minimizes."""
         nearest = ops.min(self._distances(images), axis=-1)  # (B, H, W)
         return {"loss": ops.mean(nearest, axis=(1, 2))}
 

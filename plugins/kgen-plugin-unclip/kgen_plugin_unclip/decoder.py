@@ -159,7 +159,7 @@ class EmbeddingDecoder(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the losses of the diffusion, given the embedding and the text: see `Diffusion.compute_losses`."""
+        """Returns the weighted squared error of the diffusion's prediction, given the embedding and the text."""
         embedding = ops.stop_gradient(self.encode(images))  # (B, D)
         text = ops.ones_like(embedding[:, 0])
         if training:

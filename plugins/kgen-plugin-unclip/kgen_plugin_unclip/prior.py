@@ -66,7 +66,7 @@ class Prior(Generator):
         self.diffusion.built = True  # its first losses create the weights of its network
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the mean squared error (B,) of the predicted embedding (Ramesh et al. 2022, section 2.2)."""
+        """Returns the mean squared error of the predicted embedding (Ramesh et al. 2022, section 2.2)."""
         return {"loss": self.diffusion.compute_losses(x, condition, training=training)["loss"]}
 
     def noise_spec(

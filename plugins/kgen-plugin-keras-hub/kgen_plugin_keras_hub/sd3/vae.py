@@ -145,7 +145,7 @@ class VAE(Decoder):
         return ops.cast(self.decoding(z), "float32")
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the losses of one sample of the posterior: see `kl_losses`."""
+        """Returns the reconstruction loss of one sample of the posterior plus the weighted KL divergence."""
         images = ops.cast(images, "float32")
         posterior = self._posterior(images)
         made = self._image(posterior.sample(self.seed_generator))

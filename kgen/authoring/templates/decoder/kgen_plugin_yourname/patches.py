@@ -77,6 +77,7 @@ class Patches(Decoder):
         return self.up(self.hidden(latent * self.deviation + self.mean))  # (B, H, W, C)
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Returns the mean squared error of the reconstruction."""
         error = ops.cast(self.decode(self.encode(images), condition, {}), "float32") - images
         return {"loss": ops.mean(ops.square(error), axis=(1, 2, 3))}  # (B,)
 

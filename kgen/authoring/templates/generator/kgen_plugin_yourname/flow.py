@@ -65,6 +65,7 @@ class Flow(Generator):
         return ops.reshape(self.output_layer(h), (-1, *self.space.shape))
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Returns the mean squared error of the predicted velocity at one time per example."""
         t = keras.random.uniform(ops.shape(x)[:1], seed=self.seed_generator)  # (B,)
         noise = keras.random.normal(ops.shape(x), seed=self.seed_generator)
         share = ops.reshape(t, (-1, *[1] * len(self.space.shape)))
