@@ -68,12 +68,12 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
         generator.built = True
 
     class Run(keras.Model):  # type: ignore[misc]
-        def __init__(self, function: Callable[[Any], Any], parts: list[Any], steps: int) -> None:
+        def __init__(self, function: Callable[[Any], Any], generator: Any) -> None:
             super().__init__(autocast=False)
-            self.parts = parts
+            self.generator = generator
             object.__setattr__(self, "function", function)
             self.built = True
-            self.compile("adamw", jit_compile=compile_sampling(steps))
+            self.compile("adamw", jit_compile=compile_sampling(generator))
 
         def call(self, batch: Any) -> Any:
             return self.function(batch)
@@ -82,9 +82,8 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
             return ops.mean(y_pred)
 
     def sampler(generator: Any, batch: int, **options: Any) -> Job:
-        steps = generator.num_sampling_steps(**options)
         noise = sample(generator.noise_spec(**options), [(0, copy) for copy in range(batch)])
-        model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), [generator], steps)
+        model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), generator)
         given = {"text": condition(batch), "noise": noise}
         return lambda: model.predict_on_batch(given)
 
@@ -99,11 +98,11 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
             start = ops.zeros((batch, COUNT), "int32")
             return ops.fori_loop(0, UNCACHED, lambda i, tokens: step(i, tokens, b["text"]), start)
 
-        model = Run(function, [ar], UNCACHED)
+        model = Run(function, ar)
         return lambda: model.predict_on_batch({"text": condition(batch)})
 
     def trainer() -> Job:
-        model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], [nar], 1)
+        model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], nar)
         model.compile("adamw", jit_compile=compile_training())
         given = {"x": tokens, "text": condition(BATCH)}
         return lambda: model.train_on_batch(given, np.zeros(BATCH, "float32"))

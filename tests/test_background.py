@@ -122,6 +122,23 @@ def test_numbers_that_are_not_finite_are_not_written(spoiled: str, tmp_path: Pat
     assert checkpoints.steps() == [4]
 
 
+@pytest.mark.backends
+def test_copies_take_the_memory_of_those_that_are_written(tmp_path: Path) -> None:
+    pipeline, _ = run(tmp_path, 4, Patterns())
+    variable = pipeline.trainable_variables[0]
+    name = next(name for name, other in training_state(pipeline).items() if other is variable)
+    checkpoints, memory = Checkpoints(tmp_path / "checkpoints", 9), list[np.ndarray]()
+    for step, value in ((5, 1.0), (6, 2.0), (6, 3.0), (7, 4.0)):
+        variable.assign(np.full(variable.shape, value))
+        checkpoints.save(step, pipeline)
+        memory.append(checkpoints._copied[1][name])
+    checkpoints.writer.wait()
+    assert [memory[0] is memory[1], memory[1] is memory[2], memory[2] is memory[3]] == [True, False, True]
+    for step, value in ((5, 1.0), (6, 3.0), (7, 4.0)):
+        arrays, _ = weights.read_arrays(tmp_path / f"checkpoints/step-{step:08d}.safetensors")
+        np.testing.assert_array_equal(arrays[name], value)
+
+
 # ---- the writer -----------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Weights are made without computing anything, where that is slow; they are the same."""
+"""Weights are made without computing anything where that is slow. XLA compiles what it makes faster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kgen.backend.devices import create_weights
+from kgen.backend.devices import compile_sampling, create_weights
 from kgen.random import SeedGenerator, seed_everything
 
 pytestmark = pytest.mark.backends
@@ -65,3 +65,12 @@ def test_pytorch_keeps_nothing_for_gradients() -> None:
     layers = Layers()
     assert not any(value.requires_grad for value in create_weights(layers, ops.ones((2, 5, 3))).values())
     assert all(value.requires_grad for value in layers(ops.ones((2, 5, 3))).values())
+
+
+def test_xla_compiles_loops_on_a_cpu_unless_they_convolve_pixels() -> None:
+    """Convolutions of patches are matrix products. PyTorch has no XLA, and JAX nothing else."""
+    backend = keras.backend.backend()
+    patches = keras.Sequential([keras.layers.Conv2D(4, 2, strides=2), keras.layers.Conv2D(4, 1)])
+    convolving = keras.Sequential([keras.Sequential([keras.layers.Conv2D(4, 3)])])
+    found = [compile_sampling(layer) for layer in (None, patches, convolving)]
+    assert found == {"tensorflow": [False, True, False], "jax": [True] * 3, "torch": [False] * 3}[backend]

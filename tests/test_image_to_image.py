@@ -88,7 +88,7 @@ def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
 
 def test_the_strength_goes_from_the_image_itself_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "kgen.backend.compiled.compile_sampling", lambda steps=1: False
+        "kgen.backend.compiled.compile_sampling", lambda looped=None: False
     )  # XLA takes longer than four steps
     pipeline = pixels()
     options = {"sampler": "ddim", "steps": 4, "seed": 3}

@@ -30,7 +30,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
     Args:
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
-        loops: Whether the function takes several consecutive steps, which XLA makes faster also on a CPU.
+        looped: The layer that takes several consecutive steps, if there is one: see `compile_sampling`.
         calls_host: Whether the function uses `call_on_host`.
     """
 
@@ -38,7 +38,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
         self,
         function: Callable[[Any], Any],
         layers: Sequence[keras.layers.Layer],
-        loops: bool = False,
+        looped: keras.layers.Layer | None = None,
         calls_host: bool = False,
     ) -> None:
         super().__init__(autocast=False)
@@ -47,7 +47,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
         object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
         compilable = not calls_host or keras.backend.backend() != "tensorflow"  # XLA there cannot call Python
-        self.compile(jit_compile=compilable and compile_sampling(2 if loops else 1) and xla_programs.admit())
+        self.compile(jit_compile=compilable and compile_sampling(looped) and xla_programs.admit())
 
     def call(self, batch: Any) -> Any:
         return self.function(batch)

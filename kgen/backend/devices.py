@@ -57,13 +57,18 @@ def compile_training() -> bool:
     return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and _tensorflow_gpu())
 
 
-def compile_sampling(steps: int = 1) -> bool:
-    """Whether XLA should compile sampling in `steps` consecutive steps.
+def compile_sampling(looped: keras.layers.Layer | None = None) -> bool:
+    """Whether XLA should compile sampling.
 
     XLA makes TensorFlow's loops faster on a CPU, too: a token with a cache can take a tenth of the time. A single step
-    does not become faster.
+    does not become faster, and convolutions take longer.
+
+    Args:
+        looped: The layer that takes several consecutive steps; None if there is only one step.
     """
-    return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
+    if compile_training():
+        return True
+    return keras.backend.backend() == "tensorflow" and looped is not None and not _convolves(looped)
 
 
 def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -102,6 +107,12 @@ def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], A
     import tensorflow as tf
 
     return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+
+
+def _convolves(layer: keras.layers.Layer) -> bool:
+    """Whether a layer has convolutions of pixels that overlap. Those of patches are matrix products."""
+    sizes = ((getattr(part, "kernel_size", ()), getattr(part, "strides", ())) for part in layer._flatten_layers())
+    return any(kernel > stride for pair in sizes for kernel, stride in zip(*pair, strict=True))
 
 
 def _tensorflow_gpu() -> bool:

@@ -10,14 +10,21 @@ import keras
 import numpy as np
 
 
-def copied(variable: Any) -> np.ndarray:
+def copied(variable: Any, memory: np.ndarray | None = None) -> np.ndarray:
     """A copy of a variable's value in the memory of the host, which no later step changes.
 
     If it is divided among several processes (JAX), all of them must call this, because each sends its part.
+
+    Args:
+        variable: The variable.
+        memory: An earlier copy of it, which is no longer needed. The new one takes its memory.
     """
     on_replicas = keras.backend.backend() == "tensorflow"  # a variable may have a copy on each replica
     value = variable.numpy() if on_replicas else keras.ops.convert_to_numpy(_gathered(variable.value))
-    return np.require(value, requirements=["C", "OWNDATA", "WRITEABLE"])
+    if memory is None:
+        return np.require(value, requirements=["C", "OWNDATA", "WRITEABLE"])
+    np.copyto(memory, value)
+    return memory
 
 
 def snapshot(variable: Any) -> Any:

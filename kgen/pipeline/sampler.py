@@ -75,7 +75,7 @@ class Sampler:
         self.options = options, decoder_options
         self.parts: dict[str, Any] = {"encoder": encoder, "generator": generator, "decoder": decoder}
         self.parts |= {} if guide is None else guide.layers
-        self.program = Compiled(self._sample, list(self.parts.values()), loops, watched)
+        self.program = Compiled(self._sample, list(self.parts.values()), generator if loops else None, watched)
 
     def _sample(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (

@@ -145,7 +145,7 @@ class Reconstructor:
         decoder: The decoder, whose weights are shared.
         encoder: The encoder of the pipeline, for a decoder that uses it.
         options: Validated options of `decode`.
-        loops: Whether the decoder takes several consecutive steps: see `Compiled`.
+        loops: Whether the decoder takes several consecutive steps.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Reconstructor:
         self.encoder = encoder if uses_encoder(decoder) else None
         self.options = dict(options or {})
         parts = [part for part in (decoder, self.encoder) if part is not None]
-        self.program = Compiled(self._reconstruct, parts, loops)
+        self.program = Compiled(self._reconstruct, parts, decoder if loops else None)
 
     def _reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         latent = batch["latent"] if "latent" in batch else self.decoder.encode(floats(batch["image"]))

@@ -31,12 +31,20 @@ class Shards:
     count: int = 1
 
     @classmethod
-    def copy(cls, variables: Variables, index: int, count: int) -> Shards:
-        """Copies what a process writes of some variables. If none is divided, the first process writes all of them."""
+    def copy(cls, variables: Variables, index: int, count: int, memory: Arrays | None = None) -> Shards:
+        """Copies what a process writes of some variables. If none is divided, the first process writes all of them.
+
+        Args:
+            variables: The variables by name.
+            index, count: Index of the process, and number of the processes that write.
+            memory: The arrays of an earlier copy, which are no longer needed: their memory is used again.
+        """
+        memory = memory or {}
         from kgen.backend.variables import copied, is_divided, own_shard  # imports Keras
 
         own = {name: own_shard(variable) for name, variable in variables.items() if is_divided(variable)}
-        whole = {name: copied(variable) for name, variable in variables.items() if name not in own and index == 0}
+        others = {name: variable for name, variable in variables.items() if name not in own and index == 0}
+        whole = {name: copied(variable, memory.get(name)) for name, variable in others.items()}
         shards = {name: shard for name, (shard, _) in own.items()}
         axes = {name: axis for name, (_, axis) in own.items()}
         return cls({**whole, **shards}, axes, index, count if own else 1)

@@ -26,7 +26,7 @@ from kgen.storage.checkpoints import (
 )
 from kgen.storage.paths import COUNTER, weight_paths
 from kgen.storage.shards import Shards
-from kgen.storage.weights import Variables, load_variables, read_metadata
+from kgen.storage.weights import Arrays, Variables, load_variables, read_metadata
 from kgen.training.averages import inner_optimizer
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class Checkpoints:
         self.writer = BackgroundWriter() if writer is None else writer
         self.worker, self.workers = worker, workers
         self._temporary: set[int] = set()
+        self._copied: tuple[int, Arrays] = 0, {}
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are written, in ascending order."""
@@ -113,6 +114,9 @@ class Checkpoints:
 
     def save(self, step: int, model: LossModel, temporary: bool = False) -> None:
         """Copies the state of a training. The writer then writes it atomically, and deletes the oldest checkpoints.
+
+        The memory of the copies is kept for those of the next checkpoint. New memory would be that which the training
+        has just given back, so that its next step would wait for the system.
 
         If a weight or the running loss is not finite, the writer raises a RunError instead, and the older checkpoints
         stay.
@@ -132,7 +136,11 @@ class Checkpoints:
         finite = [name for name, variable in state.items() if id(variable) in checked]
         if self.steps() and self._frozen.is_file():  # an earlier training may have left a file, but no checkpoint
             frozen = {}
-        copies, fixed = (Shards.copy(group, self.worker, self.workers) for group in (state, frozen))
+        fixed = Shards.copy(frozen, self.worker, self.workers)
+        copied_step, memory = self._copied
+        memory = {} if step == copied_step else memory  # which the writer may not have written yet
+        copies = Shards.copy(state, self.worker, self.workers, memory)
+        self._copied = step, copies.arrays
         self.writer.submit(lambda: self._write(step, copies, finite, fixed, temporary))
 
     def _write(self, step: int, state: Shards, finite: list[str], frozen: Shards, temporary: bool) -> None:
