@@ -38,7 +38,7 @@ def matmul(sizes: Sizes, deadline: float) -> dict[str, Any]:
         scale = 1.0 / sizes.matrix
         return ops.sum(ops.fori_loop(0, count, lambda i, y: ops.matmul(x, y) * ops.cast(scale, x.dtype), x), axis=1)
 
-    model = Compiled(lambda batch: products(ops.cast(batch["x"], "bfloat16")), [], loops=True)
+    model = Compiled(lambda batch: products(ops.cast(batch["x"], "bfloat16")), [])
     x = ops.ones((sizes.matrix, sizes.matrix), "bfloat16")
     found = repeated(lambda: keras.ops.convert_to_numpy(model.predict_on_batch({"x": x})), sizes, deadline)
     return {**found, "flops": found["per second"] * count * 2 * sizes.matrix**3, "device": device()}
@@ -166,7 +166,7 @@ def tokens(sizes: Sizes, deadline: float) -> dict[str, Any]:
         generator.compute_losses(*map(as_tensors, (ids, text)), False)  # which creates the weights
         generator.built = True
         program = Compiled(
-            lambda b, g=generator, o=options: g.generate(b["text"], b["text"], b["noise"], **o), [generator], loops=True
+            lambda b, g=generator, o=options: g.generate(b["text"], b["text"], b["noise"], **o), [generator], generator
         )
         noise = sample(generator.noise_spec(**options), [(0, copy) for copy in range(sizes.token_samples)])
         batch, now = {"text": text, "noise": noise}, time.monotonic()

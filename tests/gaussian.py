@@ -46,6 +46,7 @@ class Gaussian(kgen.Generator):
         return nats + self.space.size * math.log(2 / 255)  # an 8-bit image's probability: density * volume of a bin
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Returns the negative log-likelihood per dimension, in nats."""
         return {"loss": -self.log_likelihood(x, condition) / self.space.size}
 
     def noise_spec(self, *, temperature: float = 1.0) -> Mapping[str, kgen.NoiseSpec]:
