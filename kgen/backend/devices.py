@@ -111,8 +111,9 @@ def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], A
 
 def _convolves(layer: keras.layers.Layer) -> bool:
     """Whether a layer has convolutions of pixels that overlap. Those of patches are matrix products."""
-    sizes = ((getattr(part, "kernel_size", ()), getattr(part, "strides", ())) for part in layer._flatten_layers())
-    return any(kernel > stride for pair in sizes for kernel, stride in zip(*pair, strict=True))
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    found = [part for part in layer._flatten_layers() if isinstance(part, kinds)]
+    return any(kernel > stride for part in found for kernel, stride in zip(part.kernel_size, part.strides, strict=True))
 
 
 def _tensorflow_gpu() -> bool:
