@@ -6,9 +6,12 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
+
+_registered: ContextVar[bool] = ContextVar("registered", default=True)
 
 
 def dense(gradient: Any) -> Any:
@@ -49,11 +52,18 @@ def no_registered_gradients() -> Iterator[None]:
 
     registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})  # a later release may have another
     before = set(registered)
+    token = _registered.set(False)
     try:
         yield
     finally:
+        _registered.reset(token)
         for name in registered.keys() - before:
             del registered[name]
+
+
+def gradients_registered() -> bool:
+    """Whether the graph that TensorFlow traces now can have gradients: see `no_registered_gradients`."""
+    return _registered.get()
 
 
 def densify(optimizer: keras.optimizers.Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""The DDIM sampler of diffusion models, and their cosine schedule.
+"""The DDIM sampler of diffusion models, their cosine schedule, and dynamic thresholding.
 
 A noisy image is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise).
 """
@@ -78,3 +78,22 @@ def ddim(
         return x if noise is None or is_static(eta, 0.0) else x + fresh * noise(i)
 
     return fori_loop(0, int(alpha.shape[0]) - 1, step, x)
+
+
+def threshold_dynamically(image: Tensor, quantile: float) -> Tensor:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3), for images in [-1, 1].
+
+    It clips each image to a quantile of its absolute values, which is at least 1, and divides the image by it.
+
+    Args:
+        image: (B, ...).
+        quantile: The quantile, in [0, 1].
+
+    Returns:
+        An array of the shape of `image`, in [-1, 1].
+    """
+    axes = tuple(range(1, len(image.shape)))
+    flat = ops.reshape(ops.abs(image), (ops.shape(image)[0], -1))
+    limit = ops.maximum(ops.quantile(flat, quantile, axis=1), 1.0)
+    limit = ops.reshape(limit, (-1,) + (1,) * len(axes))
+    return ops.clip(image, -limit, limit) / limit

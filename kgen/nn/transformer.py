@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kgen.nn.activations import gelu
 from kgen.nn.attention import MultiHeadAttention
 from kgen.nn.dropout import Dropout
 from kgen.nn.remat import RematLayer
@@ -33,7 +34,7 @@ class TransformerBlock(RematLayer):
         self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
         self.attention = MultiHeadAttention(heads, use_bias=False, causal=causal, dtype=policy, name="attention")
         self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
-        self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
+        self.widen = keras.layers.Dense(hidden, dtype=policy, name="widen")
         self.drop = Dropout(dropout, dtype=policy, name="drop")
 
     def build(self, x_shape: tuple[int | None, ...], mask_shape: tuple[int | None, ...] | None = None) -> None:
@@ -49,4 +50,4 @@ class TransformerBlock(RematLayer):
             mask: (B, L), 1 for positions to attend to and 0 for the others, with at least one 1; None: all positions.
         """
         x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
-        return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)
+        return x + self.drop(self.narrow(gelu(self.widen(self.norm2(x)))), training=training)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kgen.nn.activations import geglu
 from kgen.nn.attention import MultiHeadAttention
 from kgen.nn.embeddings import NoiseEmbedding
 from kgen.nn.normalization import GroupNorm
@@ -64,7 +65,7 @@ class TransformerBlock(RematLayer):
         y = y + self.self_attention(self.norm1(y))
         y = y + self.cross_attention(y if self.norm2 is None else self.norm2(y), sequence, mask)
         value, gate = ops.split(self.hidden(self.norm3(y)), 2, axis=-1)  # (B, H*W, 4C) each
-        y = y + self.shrink(value * ops.gelu(gate, approximate=False))
+        y = y + self.shrink(geglu(value, gate))
         return x + ops.reshape(self.outwards(y), (-1, height, width, channels))
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import FusedDense, RematLayer
+from kgen.nn import FusedDense, RematLayer, gelu
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -83,7 +83,7 @@ class Block(RematLayer):
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.activation == "gelu":
-            return ops.gelu(x, approximate=False)
+            return gelu(x)
         return x * ops.sigmoid(1.702 * x)  # Hendrycks and Gimpel 2016, section 2
 
     def _attend(self, qkv: Tensor) -> Tensor:

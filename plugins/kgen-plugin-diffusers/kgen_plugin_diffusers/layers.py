@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, Upsample, conv3x3
+from kgen.nn import GroupNorm, MultiHeadAttention, RematLayer, Upsample, conv3x3, gelu, gelu_tanh
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -209,9 +208,6 @@ class Embedding(keras.layers.Layer):
         """(..., F) -> (..., units)."""
         return self.linear_2(self.activation(self.linear_1(x)))
 
-
-gelu = partial(ops.gelu, approximate=False)
-gelu_tanh = partial(ops.gelu, approximate=True)
 
 ACTIVATIONS: Mapping[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
     "gelu": (False, gelu),

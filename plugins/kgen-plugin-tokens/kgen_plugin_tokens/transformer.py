@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen.nn import Dropout, FusedDense, RematLayer, attention_weights
+from kgen.nn import Dropout, FusedDense, RematLayer, attention_weights, swiglu
 from kgen_plugin_tokens.positions import rotate
 
 Tensor = Any
@@ -171,7 +171,7 @@ class Block(RematLayer):
             asked = x if self.norm2 is None else self.norm2(x)
             x = x + self.dropout(self.cross(asked, text, text_mask), training=training)
         gate, value = ops.split(self.expand(self.norm3(x)), 2, axis=-1)
-        return x + self.dropout(self.shrink(ops.silu(gate) * value), training=training)
+        return x + self.dropout(self.shrink(swiglu(value, gate)), training=training)
 
 
 def key_mask(mask: Tensor) -> Tensor:

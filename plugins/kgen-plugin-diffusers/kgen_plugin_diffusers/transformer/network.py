@@ -10,8 +10,8 @@ import keras
 from keras import ops
 
 from kgen import SpaceError
-from kgen.nn import depth_to_space, grid_positions
-from kgen_plugin_diffusers.layers import Embedding, Shape, Tensor, gelu_tanh, waves
+from kgen.nn import depth_to_space, gelu_tanh, grid_positions
+from kgen_plugin_diffusers.layers import Embedding, Shape, Tensor, waves
 from kgen_plugin_diffusers.transformer.architecture import Architecture, DiTArchitecture, PixArtArchitecture
 from kgen_plugin_diffusers.transformer.layers import (
     WAVES,

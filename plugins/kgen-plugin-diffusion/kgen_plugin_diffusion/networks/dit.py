@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, RematLayer, grid_positions
+from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, RematLayer, gelu_tanh, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -62,7 +62,7 @@ class DiTBlock(RematLayer):
         y = self.self_attention(self.norm1(x) * (1.0 + scale1) + shift1)
         x = x + gate1 * self.dropout(y, training=training)
         x = x + self.dropout(self.cross_attention(self.norm2(x), sequence, mask), training=training)
-        y = self.shrink(ops.gelu(self.expand(self.norm3(x) * (1.0 + scale3) + shift3), approximate=True))
+        y = self.shrink(gelu_tanh(self.expand(self.norm3(x) * (1.0 + scale3) + shift3)))
         return x + gate3 * self.dropout(y, training=training)
 
 

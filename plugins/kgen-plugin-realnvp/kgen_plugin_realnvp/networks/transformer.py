@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import MultiHeadAttention, RematLayer, grid_positions
+from kgen.nn import MultiHeadAttention, RematLayer, gelu_tanh, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -56,7 +56,7 @@ class TransformerBlock(RematLayer):
         if self.text_attention is not None:
             x = x + self.text_attention(self.norm2(x), sequence, mask)
         h = self.expand(self.norm3(x) * (1.0 + scale3) + shift3)  # (B, N, mlp_ratio * D)
-        return x + self.shrink(ops.gelu(h, approximate=True))
+        return x + self.shrink(gelu_tanh(h))
 
 
 class TransformerNetwork(keras.layers.Layer):
