@@ -147,6 +147,7 @@ def work_compiled(conn: Connection, settings: Settings) -> None:
 
 
 def work_diffusers(conn: Connection, settings: Settings, compile: bool = False) -> None:
+    sys.modules["torchvision"] = None  # type: ignore[assignment]  # it is not needed, and may not fit this PyTorch
     import torch
     from diffusers import DDIMScheduler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ def peer(kind: str, sizes: Sizes, deadline: float) -> dict[str, Any]:
     """Training steps and DDIM of diffusers' modules, compiled by torch.compile."""
     if missing := [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]:
         return {"skipped": f"{' and '.join(missing)} cannot be imported"}
+    sys.modules["torchvision"] = None  # type: ignore[assignment]  # it is not needed, and may not fit this PyTorch
     import torch
     from diffusers import DDIMScheduler
     from diffusers_speed import SIZE, TEXT_WIDTH, TOKENS, diffusers_dit, diffusers_unet
