@@ -23,7 +23,8 @@ from kgen.runs import run as runs
 from kgen.training.checkpoint import Checkpoints, training_state
 from kgen.training.distribution.base import Distribution
 from kgen.training.fit import Progress, compile_model, train
-from kgen.training.journal import read_rows
+from kgen.training.journal import Journal, read_rows
+from kgen.training.outputs import Sheets
 from kgen.training.signals import StopSignals
 
 pytestmark = pytest.mark.portable
@@ -57,6 +58,19 @@ def goes_on_as(whole: kgen.Pipeline, folder: Path) -> None:  # noqa: F811
         np.testing.assert_array_equal(variable.numpy(), expected[name].numpy(), err_msg=name)
 
 
+class Scored:
+    """Keeps the steps at which it is called."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def __call__(self, step: int, journal: Journal) -> None:
+        self.steps.append(step)
+
+    def has(self, step: int) -> bool:
+        return step in self.steps
+
+
 class Signalling(Vanishing):
     """Its first validation image sends SIGTERM."""
 
@@ -75,32 +89,28 @@ def test_sigterm_in_a_validation(whole: Whole, tmp_path: Path) -> None:  # noqa:
 
 def test_sigterm_while_images_are_generated(whole: Whole, tmp_path: Path) -> None:  # noqa: F811
     saved: dict[int, list[int]] = {}
+    scores = Scored()
     drawn: list[Any] = []
-    scored: list[int] = []
 
-    def render(step: int, suffix: str, journal: Any) -> None:
-        drawn.append((step, suffix))
+    def draw(path: Path) -> None:
+        drawn.append(path.name)
+        step = int(path.stem.split("-")[1])
         saved[step] = Checkpoints(tmp_path / "checkpoints", 9).steps()
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    def evaluate(step: int, journal: Any) -> None:
-        scored.append(step)
-
-    options = {"render": render, "sample_every": 2, "evaluate": evaluate, "evaluate_every": 2}
+    options = {"sheets": Sheets(tmp_path, "samples", draw), "sample_every": 2, "scores": scores, "evaluate_every": 2}
     progress = interrupted(tmp_path, **options)
     assert saved == {2: [2], 4: [4]}  # also a killed process would go on from these steps
-    assert drawn == [(2, ""), (2, "-raw"), (4, "")] and scored == [2]
+    assert drawn == ["step-00000002.png", "step-00000002-raw.png", "step-00000004.png"] and scores.steps == [2]
     assert (progress.step, progress.interrupted) == (5, True)
     goes_on_as(whole[1], tmp_path)
 
 
 def test_sigterm_after_the_last_step(tmp_path: Path) -> None:
-    def render(step: int, suffix: str, journal: Any) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
+    sheets = Sheets(tmp_path, "samples", lambda path: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
-    progress = interrupted(tmp_path, 3, render=render, sample_every=3)
+    progress = interrupted(tmp_path, 3, sheets=sheets, sample_every=3)
     assert (progress.step, progress.interrupted) == (3, True)  # the run does not go on to its evaluation
     assert signal.getsignal(signal.SIGTERM) is before
     assert Checkpoints(tmp_path / "checkpoints", 9).steps() == [3]

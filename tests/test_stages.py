@@ -112,7 +112,7 @@ def test_training_reads_only_latents(tmp_path: Path, done: Path, monkeypatch: py
         with pytest.MonkeyPatch.context() as patch:
             for cls, name in ((Shapes, "image"), (Codec, "encode")):
                 patch.setattr(cls, name, lambda *a, name=name, **k: touched.append(name))
-            return train(*arguments, **{**options, "render": None})
+            return train(*arguments, **{**options, "sheets": None})
 
     monkeypatch.setattr("kgen.experiments.trainer.train", watched)
     result = run(configuration(), tmp_path / "second")

@@ -178,8 +178,7 @@ def test_averages_are_found_inside_of_a_loss_scale() -> None:
     weight, average = pipeline.trainable_variables[0], pipeline.optimizer.inner_optimizer.averages[0]
     raw = np.array(weight.numpy())
     assert not np.array_equal(raw, average.numpy())
-    with averaged_weights(pipeline) as averaged:
-        assert averaged
+    with averaged_weights(pipeline):
         np.testing.assert_array_equal(weight.numpy(), average.numpy())
     np.testing.assert_array_equal(weight.numpy(), raw)
 

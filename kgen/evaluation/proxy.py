@@ -78,6 +78,10 @@ class Proxy:
         if values:
             journal.loggers.log(journal.stage, step, values)
 
+    def has(self, step: int) -> bool:
+        """Whether the file has scores of a step."""
+        return any(score.step == step for score in read_proxy_scores(self.path))
+
 
 def read_proxy_scores(path: Path) -> list[ProxyScore]:
     """Reads `proxy.csv`; [] if there is no such file. Raises RunError if it is damaged."""

@@ -19,13 +19,12 @@ from kgen.pipeline.loss_model import LossModel
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution.base import Distribution
 from kgen.training.fit import Progress, compile_model, compiles, train
-from kgen.training.journal import Journal, Listener
+from kgen.training.journal import Listener
 from kgen.training.loggers import Loggers
+from kgen.training.outputs import Sheets, StepScores
 
 Log = Callable[[str], None]
 OnMetrics = Callable[[str, int], Listener]
-Render = Callable[[int, str, Journal], None]
-Evaluate = Callable[[int, Journal], None]
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Trainer:
         fit: FitConfig,
         folder: Path,
         inputs: Inputs,
-        render: Render | None,
-        evaluate: Evaluate | None = None,
+        sheets: Sheets | None,
+        scores: StepScores | None = None,
         *,
         stage: Stage = "generator",
     ) -> Progress:
@@ -65,9 +64,8 @@ class Trainer:
             fit: The settings of the training.
             folder: The folder of checkpoints and journal.
             inputs: The data.
-            render: Function that generates sample images, given a step, a suffix of a file name, and the journal; None:
-                no sample images are generated.
-            evaluate: Function that scores the model, given a step and the journal; None: it is not scored.
+            sheets: The sheets of sample images; None: no sample images are generated.
+            scores: The scores during the training; None: the model is not scored.
             stage: The name of the training; "generator" is that of the pipeline.
 
         Raises:
@@ -94,9 +92,9 @@ class Trainer:
             distribution=distribution,
             seed=self.config.seed,
             sample_every=self.config.sample.every,
-            render=None if render is None else distribution.alone(render, model),
+            sheets=sheets,
             evaluate_every=self.config.evaluate.every,
-            evaluate=None if evaluate is None else distribution.alone(evaluate, model),
+            scores=scores,
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
             loggers=self.loggers,
             stage=stage,

@@ -15,16 +15,17 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import is_imported, trained_part
 from kgen.experiments.initial import Start, load_initial_decoder
 from kgen.experiments.inputs import SplitImages
-from kgen.experiments.trainer import Log, Render, Trainer
+from kgen.experiments.trainer import Log, Trainer
 from kgen.parts.construction import find, make_decoder
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.parts.sources import WeightSource
 from kgen.pipeline.assembly import with_decoder
 from kgen.pipeline.model import Pipeline
-from kgen.pipeline.stage_models import DecoderModel, uses_encoder
+from kgen.pipeline.stage_models import DecoderModel, Reconstructor, uses_encoder
 from kgen.random import seed_everything
 from kgen.runs.reconstructions import Reconstructions
 from kgen.runs.stage import Stage
+from kgen.training.outputs import Sheets
 
 
 class DecoderStage(Stage[Decoder]):
@@ -107,12 +108,12 @@ class DecoderStage(Stage[Decoder]):
 
     # ---- reconstructions and scores --------------------------------------------------------------------------------
 
-    def renderer(self, part: Decoder) -> Render:
-        return self.gallery.renderer(part, self.directory)
+    def sheets(self, part: Decoder) -> Sheets:
+        return self.gallery.sheets(part, self.directory)
 
     def scores(self, part: Decoder) -> dict[str, Any]:
         """The scores of reconstructions. It also writes a sheet of them."""
-        self.gallery.save_sheet(part, self.directory.final_grid)
+        self.gallery.save_sheet(Reconstructor(part, self.encoder), self.directory.final_grid)
         return self.gallery.scores(part)
 
     def put_into(self, pipeline: Pipeline, part: Decoder) -> Pipeline:

@@ -14,11 +14,10 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import BATCH, eval_split
-from kgen.experiments.trainer import Render
 from kgen.pipeline.stage_models import Reconstructor, uses_encoder
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
-from kgen.training.journal import Journal
+from kgen.training.outputs import Sheets
 
 SHOWN = 8
 """Number of images on a sheet of reconstructions."""
@@ -59,25 +58,18 @@ class Reconstructions:
             found["encoded again, mean absolute error"] = _mean(differences)
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
 
-    def save_sheet(self, decoder: Decoder, path: Path) -> None:
-        """Writes a sheet of some images and their reconstructions."""
-        save_png(path, self._sheet(Reconstructor(decoder, self.encoder)), {"model": self.name})
-
-    def renderer(self, decoder: Decoder, directory: RunDirectory) -> Render:
-        """Returns the function that writes such a sheet during the decoder's training."""
-        reconstructor = Reconstructor(decoder, self.encoder)
-
-        def render(step: int, suffix: str, journal: Journal) -> None:
-            sheet = self._sheet(reconstructor)
-            save_png(directory.samples / f"step-{step:08d}{suffix}.png", sheet, {"model": self.name})
-            journal.image(step, f"reconstructions{suffix}", np.asarray(sheet))
-
-        return render
-
-    def _sheet(self, reconstructor: Reconstructor) -> Any:
+    def save_sheet(self, reconstructor: Reconstructor, path: Path) -> Any:
+        """Writes a sheet of some images and their reconstructions. Returns the sheet."""
         rows = max(self._rows(MAX_SCORED), key=len)  # of the shape of most images
         shown = _spaced(rows, SHOWN)
-        return reconstructions(reconstructor, *self._images(reconstructor.decoder, shown))[0]
+        sheet = reconstructions(reconstructor, *self._images(reconstructor.decoder, shown))[0]
+        save_png(path, sheet, {"model": self.name})
+        return sheet
+
+    def sheets(self, decoder: Decoder, directory: RunDirectory) -> Sheets:
+        """Such sheets during the decoder's training."""
+        reconstructor = Reconstructor(decoder, self.encoder)
+        return Sheets(directory.samples, "reconstructions", lambda path: self.save_sheet(reconstructor, path))
 
     def _rows(self, count: int) -> list[list[int]]:
         """The rows of up to `count` images, evenly spaced, by the shape of the images."""

@@ -56,7 +56,7 @@ from kgen.runs.encoder_stage import EncoderStage
 from kgen.runs.evaluation import finish, is_finished
 from kgen.runs.first_lines import first_lines, going_on, uncached, unread_captions
 from kgen.runs.preflight import preflight
-from kgen.runs.samples import renderer
+from kgen.runs.samples import sample_sheets
 from kgen.runs.stage import Stage
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
@@ -283,8 +283,8 @@ def _train(
         with trainer.distribution.scope():
             pipeline.generator.initialize(TrainingLatents(pipeline, inputs))
             load_initial(experiment.config.init, pipeline)  # again, because it has precedence
-    render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.proxy, pipeline)
-    progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
+    sheets, proxy = sample_sheets(experiment, directory, pipeline), Proxy(experiment, directory.proxy, pipeline)
+    progress = trainer.train(pipeline, fit, directory.path, inputs, sheets, proxy)
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
         if fit.lora is not None:

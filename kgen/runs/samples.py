@@ -14,11 +14,10 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment
 from kgen.experiments.manifest import current_timings
 from kgen.experiments.prompts import Prompts, prompts_to_generate
-from kgen.experiments.trainer import Render
 from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import grid, save_png
 from kgen.storage.ownership import IMAGES
-from kgen.training.journal import Journal
+from kgen.training.outputs import Sheets
 
 
 def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
@@ -27,17 +26,15 @@ def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) ->
     return pipeline.generate(prompts.inputs, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
 
 
-def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> Render:
-    """Returns the function that generates a grid of the run's prompts during the training."""
+def sample_sheets(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> Sheets:
+    """The grids of the run's prompts during the training."""
     config = experiment.config
     prompts = prompts_to_generate(config, experiment.dataset, pipeline.encoder)
 
-    def render(step: int, suffix: str, journal: Journal) -> None:
-        images = generate_prompts(config, pipeline, prompts)
-        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts.texts, images)
-        journal.image(step, f"samples{suffix}", np.asarray(sheet))
+    def draw(path: Path) -> Any:
+        return save_grid(config, path, prompts.texts, generate_prompts(config, pipeline, prompts))
 
-    return render
+    return Sheets(directory.samples, "samples", draw)
 
 
 def render_final(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> None:

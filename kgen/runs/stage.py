@@ -20,7 +20,7 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import is_imported, trained_part
 from kgen.experiments.initial import Start, with_initial_lora
 from kgen.experiments.inputs import Inputs
-from kgen.experiments.trainer import Log, Render, Trainer, describe_weights
+from kgen.experiments.trainer import Log, Trainer, describe_weights
 from kgen.parts.construction import find
 from kgen.parts.lora_files import save_lora
 from kgen.parts.trained import select_trained
@@ -30,6 +30,7 @@ from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
+from kgen.training.outputs import Sheets
 
 Part = TypeVar("Part", bound=Encoder | Decoder)
 StageModel = EncoderModel | DecoderModel
@@ -112,8 +113,8 @@ class Stage(ABC, Generic[Part]):
     def scores(self, part: Part) -> dict[str, Any]:
         """Returns the scores of a trained part, for the report."""
 
-    def renderer(self, part: Part) -> Render | None:
-        """Returns the function that renders sample images during the training. Default: None; there are none."""
+    def sheets(self, part: Part) -> Sheets | None:
+        """The sheets of sample images during the training. Default: None; there are none."""
         return None
 
     def make(self, trainer: Trainer) -> Part:
@@ -223,7 +224,7 @@ class Stage(ABC, Generic[Part]):
             for line in start.lines():
                 trainer.log(f"the {self.kind}: {line}")
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip, workers=fit.workers)
-        progress = trainer.train(model, fit, self.directory.path, inputs, self.renderer(part), stage=self.kind)
+        progress = trainer.train(model, fit, self.directory.path, inputs, self.sheets(part), stage=self.kind)
 
         def save() -> Part:
             with averaged_weights(model):

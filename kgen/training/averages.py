@@ -18,18 +18,20 @@ def inner_optimizer(model: LossModel) -> Any:
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
+def weight_averages(model: LossModel) -> list[Any]:
+    """The EMA of each trained weight, in the optimizer; an empty list if there is none."""
+    return list(getattr(inner_optimizer(model), "averages", []))
+
+
 @contextmanager
-def averaged_weights(model: LossModel) -> Iterator[bool]:
-    """Replaces the weights by their EMA in the optimizer; yields False if there is none."""
-    averages = getattr(inner_optimizer(model), "averages", [])
-    if not averages:
-        yield False
-        return
-    weights = model.trainable_variables
+def averaged_weights(model: LossModel) -> Iterator[None]:
+    """Replaces the weights by their EMA in the optimizer, if there is one."""
+    averages = weight_averages(model)
+    weights = model.trainable_variables if averages else []
     with kept_variables(weights):
         for variable, average in zip(weights, averages, strict=True):
             variable.assign(snapshot(average))
-        yield True
+        yield
 
 
 @contextmanager

@@ -5,9 +5,12 @@ A training is one Keras epoch. Every callback counts steps from the beginning of
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,10 +27,11 @@ from kgen.training.averages import (
     kept_metrics,
     metric_values,
     set_metrics,
+    weight_averages,
 )
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.distribution.base import Distribution
-from kgen.training.journal import Journal
+from kgen.training.journal import Journal, read_rows
 from kgen.training.signals import StopSignals
 
 OF_OPTIMIZER = ("learning_rate", "gradient_norm")
@@ -55,9 +59,13 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.start + batch + 1
-        if self.every and (step % self.every == 0 or step == self.total):
+        if self.is_due(step):
             self.synchronize()
             self.at_step(step, {name: _scalar(value) for name, value in (logs or {}).items()})
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is a call after this step."""
+        return bool(self.every) and (step % self.every == 0 or step == self.total)
 
     def synchronize(self) -> None:
         """Updates the variables on JAX, whose `fit` keeps their values elsewhere."""
@@ -66,6 +74,13 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         raise NotImplementedError
+
+    def missing(self, step: int) -> Sequence[Callable[[], None]]:
+        """What an earlier process had to do at a step, and has not done, as functions that do it.
+
+        Work that is done before the checkpoint of its step can only be missing if it may be cut short.
+        """
+        return ()
 
 
 class Position(keras.callbacks.Callback):  # type: ignore[misc]
@@ -170,6 +185,7 @@ class Validate(StepCallback):
     Args:
         start, total, every: See `StepCallback`.
         journal: The journal that gets the losses.
+        rows: The file of the journal of worker 0, which says whether a step has been validated.
         data: The validation images.
         devices: The devices that share a batch.
         signals: The signals that end the training.
@@ -181,12 +197,13 @@ class Validate(StepCallback):
         total: int,
         every: int,
         journal: Journal,
+        rows: Path,
         data: Loader,
         devices: Distribution,
         signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.journal, self.data, self.devices, self.signals = journal, data, devices, signals
+        self.journal, self.rows, self.data, self.devices, self.signals = journal, rows, data, devices, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         batches = Watched(self.data.once(self.devices.replicas), self.data.several_shapes)
@@ -197,6 +214,11 @@ class Validate(StepCallback):
             return
         batches.raise_failure(len(self.data))
         self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
+
+    def missing(self, step: int) -> Sequence[Callable[[], None]]:
+        if any(int(row["step"]) == step and row["val_loss"] for row in read_rows(self.rows)):
+            return ()
+        return [partial(self.at_step, step, {})]
 
 
 class _StopEvaluating(keras.callbacks.Callback):  # type: ignore[misc]
@@ -278,13 +300,26 @@ class SaveCheckpoint(StepCallback):
 
 
 class Evaluate(StepCallback):
-    """Scores the model with the EMA weights if there are any, or else with the trained weights; not after a signal."""
+    """Scores the model with the EMA weights if there are any, or else with the trained weights; not after a signal.
+
+    Args:
+        start, total, every: See `StepCallback`.
+        evaluate: Scores the model after a step.
+        scored: Whether this has been done.
+        signals: The signals that end the training.
+    """
 
     def __init__(
-        self, start: int, total: int, every: int, evaluate: Callable[[int], None], signals: StopSignals
+        self,
+        start: int,
+        total: int,
+        every: int,
+        evaluate: Callable[[int], None],
+        scored: Callable[[int], bool],
+        signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.evaluate, self.signals = evaluate, signals
+        self.evaluate, self.scored, self.signals = evaluate, scored, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if self.signals.received:
@@ -292,27 +327,51 @@ class Evaluate(StepCallback):
         with averaged_weights(self.model):
             self.evaluate(step)
 
+    def missing(self, step: int) -> Sequence[Callable[[], None]]:
+        return () if self.scored(step) else [partial(self.at_step, step, {})]
+
 
 class RenderSamples(StepCallback):
     """Generates images of the same prompts from the same noise, with the trained weights and with their EMA.
 
     It generates nothing more after a signal.
+
+    Args:
+        start, total, every: See `StepCallback`.
+        render: Generates the images after a step. If there is an EMA, those with the trained weights have the suffix
+            "-raw".
+        drawn: Whether this has been done.
+        signals: The signals that end the training.
     """
 
     def __init__(
-        self, start: int, total: int, every: int, render: Callable[[int, str], None], signals: StopSignals
+        self,
+        start: int,
+        total: int,
+        every: int,
+        render: Callable[[int, str], None],
+        drawn: Callable[[int, str], bool],
+        signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.render, self.signals = render, signals
+        self.render, self.drawn, self.signals = render, drawn, signals
+
+    @property
+    def suffixes(self) -> list[str]:
+        return ["", "-raw"] if weight_averages(self.model) else [""]
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
+        for suffix in self.suffixes:
+            self._render(step, suffix)
+
+    def missing(self, step: int) -> Sequence[Callable[[], None]]:
+        return [partial(self._render, step, suffix) for suffix in self.suffixes if not self.drawn(step, suffix)]
+
+    def _render(self, step: int, suffix: str) -> None:
         if self.signals.received:
             return
-        with averaged_weights(self.model) as averaged:
-            if averaged:
-                self.render(step, "")
-        if not self.signals.received:
-            self.render(step, "-raw" if averaged else "")
+        with contextlib.nullcontext() if suffix else averaged_weights(self.model):
+            self.render(step, suffix)
 
 
 def _scalar(value: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kgen.training.callbacks import (
     Position,
     RenderSamples,
     SaveCheckpoint,
+    StepCallback,
     Validate,
 )
 from kgen.training.checkpoint import Checkpoints
@@ -35,6 +36,7 @@ from kgen.training.journal import Journal, Listener
 from kgen.training.loggers import Loggers
 from kgen.training.optimizers.averaging import make_optimizer
 from kgen.training.optimizers.warmup import WarmUp
+from kgen.training.outputs import Sheets, StepScores
 from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 from kgen.training.signals import StopSignals
 from kgen.training.snapshots import save_snapshots
@@ -83,20 +85,22 @@ def train(
     distribution: Distribution,
     seed: int,
     sample_every: int = 0,
-    render: Callable[[int, str, Journal], None] | None = None,
+    sheets: Sheets | None = None,
     evaluate_every: int = 0,
-    evaluate: Callable[[int, Journal], None] | None = None,
+    scores: StepScores | None = None,
     listeners: Sequence[Listener] = (),
     loggers: Loggers | None = None,
     stage: Stage = "generator",
 ) -> Progress:
     """Trains a compiled model, or continues a training that was interrupted.
 
+    It first does what is missing of the step of the newest checkpoint, such as a sheet of samples.
+
     Args:
         folder: The directory of the training, in which `checkpoints/` and `metrics.csv` are written.
         data, validation: The training and the validation data. Their workers end with the training.
-        render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
-        evaluate: Function that scores the model, given a step and the journal.
+        sample_every, sheets: Steps between two sheets of sample images, and these.
+        evaluate_every, scores: Steps between two scores of the model, and these.
         listeners: Functions that are called with the step and the values of every row of the journal.
         loggers: The loggers, which record every row and image.
         stage: The name of the training, for the loggers.
@@ -115,32 +119,47 @@ def train(
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes, fit.steps_per_execution)
     signals = StopSignals(distribution.any if distribution.workers > 1 else None)
     position = Position(start, signals)
+    render = None if sheets is None else distribution.alone(sheets, model)
+    evaluate = None if scores is None else distribution.alone(scores, model)
     before = [sample_every if render else 0, evaluate_every if evaluate else 0]
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before)
     own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
-        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, distribution, signals))
+        rows = folder / journal.path.name
+        callbacks.append(
+            Validate(start, fit.steps, fit.validate_every, journal, rows, validation, distribution, signals)
+        )
     snapshots = save_snapshots(fit, folder, start, writer, *worker)
     callbacks += [saver] if snapshots is None else [snapshots, saver]
-    if render is not None:
+    if sheets is not None and render is not None:
         callbacks.append(
-            RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal), signals)
+            RenderSamples(
+                start,
+                fit.steps,
+                sample_every,
+                lambda step, suffix: render(step, suffix, journal),
+                sheets.has,
+                signals,
+            )
         )
-    if evaluate is not None:
-        callbacks.append(Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal), signals))
+    if scores is not None and evaluate is not None:
+        callbacks.append(
+            Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal), scores.has, signals)
+        )
     with contextlib.ExitStack() as stack:
         stack.callback(signals.ignore)
         stack.callback(data.close)
         stack.enter_context(writer)
-        if steps := fit.steps - start:
-            stack.enter_context(distribution.joined(model))
-            with _saved_after_error(saver, position):
+        stack.enter_context(distribution.joined(model))
+        with _saved_after_error(saver, position):
+            _complete(start, model, callbacks, distribution)
+            if steps := fit.steps - start:
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
-                writer.wait()
-                distribution.wait()
+            writer.wait()
+            distribution.wait()
         step = position.step or 0
         if snapshots is not None and step not in checkpoints.steps():
             snapshots.save_at(step)
@@ -157,6 +176,21 @@ def _restored(checkpoints: Checkpoints, model: LossModel, fit: FitConfig) -> int
             "checkpoint, from which the training continues: choose a number that does, such as 1"
         )
     return start
+
+
+def _complete(step: int, model: LossModel, callbacks: Sequence[Any], distribution: Distribution) -> None:
+    """Does what is missing of the step of a checkpoint, because an earlier process ended soon after writing it.
+
+    It has the same results as in that process: the checkpoint has all that they depend on.
+    """
+    due = [callback for callback in callbacks if isinstance(callback, StepCallback) and step and callback.is_due(step)]
+    for callback in due:
+        callback.set_model(model)
+    distribution.wait()  # until worker 0 has opened its journal
+    missing = [do for callback in due for do in callback.missing(step)]
+    distribution.wait()  # until all workers know it, so that all do the same
+    for do in missing:
+        do()
 
 
 def _all_of(listeners: Sequence[Listener]) -> Listener:
