@@ -76,9 +76,10 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
         raise NotImplementedError
 
     def missing(self, step: int) -> Sequence[Callable[[], None]]:
-        """What an earlier process had to do at a step, and has not done, as functions that do it.
+        """What an earlier process had to do after a step, and has not done, as functions that do it.
 
-        Work that is done before the checkpoint of its step can only be missing if it may be cut short.
+        Default: nothing. A callback that comes before `SaveCheckpoint` has always done its work if there is a
+        checkpoint of the step, unless a signal can end this work early.
         """
         return ()
 
