@@ -32,6 +32,7 @@ from kgen.training.averages import (
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.distribution.base import Distribution
 from kgen.training.journal import Journal, read_rows
+from kgen.training.outputs import Sheets, StepScores
 from kgen.training.signals import StopSignals
 
 OF_OPTIMIZER = ("learning_rate", "gradient_norm")
@@ -186,7 +187,7 @@ class Validate(StepCallback):
     Args:
         start, total, every: See `StepCallback`.
         journal: The journal that gets the losses.
-        rows: The file of the journal of worker 0, which says whether a step has been validated.
+        folder: The folder of the journal of worker 0, which says whether a step has been validated.
         data: The validation images.
         devices: The devices that share a batch.
         signals: The signals that end the training.
@@ -198,13 +199,13 @@ class Validate(StepCallback):
         total: int,
         every: int,
         journal: Journal,
-        rows: Path,
+        folder: Path,
         data: Loader,
         devices: Distribution,
         signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.journal, self.rows, self.data, self.devices, self.signals = journal, rows, data, devices, signals
+        self.journal, self.folder, self.data, self.devices, self.signals = journal, folder, data, devices, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         batches = Watched(self.data.once(self.devices.replicas), self.data.several_shapes)
@@ -217,9 +218,9 @@ class Validate(StepCallback):
         self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
 
     def missing(self, step: int) -> Sequence[Callable[[], None]]:
-        if any(int(row["step"]) == step and row["val_loss"] for row in read_rows(self.rows)):
-            return ()
-        return [partial(self.at_step, step, {})]
+        rows = read_rows(self.folder / self.journal.path.name)
+        done = any(int(row["step"]) == step and row["val_loss"] for row in rows)
+        return () if done else [partial(self.at_step, step, {})]
 
 
 class _StopEvaluating(keras.callbacks.Callback):  # type: ignore[misc]
@@ -305,8 +306,9 @@ class Evaluate(StepCallback):
 
     Args:
         start, total, every: See `StepCallback`.
-        evaluate: Scores the model after a step.
-        scored: Whether this has been done.
+        evaluate: `scores`, or a function that calls it in a suitable place: see `Distribution.alone`.
+        scores: The scores, which know the steps that have some.
+        journal: The journal that gets the scores.
         signals: The signals that end the training.
     """
 
@@ -315,21 +317,22 @@ class Evaluate(StepCallback):
         start: int,
         total: int,
         every: int,
-        evaluate: Callable[[int], None],
-        scored: Callable[[int], bool],
+        evaluate: Callable[[int, Journal], None],
+        scores: StepScores,
+        journal: Journal,
         signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.evaluate, self.scored, self.signals = evaluate, scored, signals
+        self.evaluate, self.scores, self.journal, self.signals = evaluate, scores, journal, signals
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if self.signals.received:
             return
         with averaged_weights(self.model):
-            self.evaluate(step)
+            self.evaluate(step, self.journal)
 
     def missing(self, step: int) -> Sequence[Callable[[], None]]:
-        return () if self.scored(step) else [partial(self.at_step, step, {})]
+        return () if self.scores.has(step) else [partial(self.at_step, step, {})]
 
 
 class RenderSamples(StepCallback):
@@ -339,9 +342,10 @@ class RenderSamples(StepCallback):
 
     Args:
         start, total, every: See `StepCallback`.
-        render: Generates the images after a step. If there is an EMA, those with the trained weights have the suffix
-            "-raw".
-        drawn: Whether this has been done.
+        render: `sheets`, or a function that calls it in a suitable place: see `Distribution.alone`. If there is an
+            EMA, the sheet with the trained weights has the suffix "-raw".
+        sheets: The sheets, which know those that exist.
+        journal: The journal that gets the sheets.
         signals: The signals that end the training.
     """
 
@@ -350,12 +354,13 @@ class RenderSamples(StepCallback):
         start: int,
         total: int,
         every: int,
-        render: Callable[[int, str], None],
-        drawn: Callable[[int, str], bool],
+        render: Callable[[int, str, Journal], None],
+        sheets: Sheets,
+        journal: Journal,
         signals: StopSignals,
     ) -> None:
         super().__init__(start, total, every)
-        self.render, self.drawn, self.signals = render, drawn, signals
+        self.render, self.sheets, self.journal, self.signals = render, sheets, journal, signals
 
     @property
     def suffixes(self) -> list[str]:
@@ -366,13 +371,13 @@ class RenderSamples(StepCallback):
             self._render(step, suffix)
 
     def missing(self, step: int) -> Sequence[Callable[[], None]]:
-        return [partial(self._render, step, suffix) for suffix in self.suffixes if not self.drawn(step, suffix)]
+        return [partial(self._render, step, suffix) for suffix in self.suffixes if not self.sheets.has(step, suffix)]
 
     def _render(self, step: int, suffix: str) -> None:
         if self.signals.received:
             return
         with contextlib.nullcontext() if suffix else averaged_weights(self.model):
-            self.render(step, suffix)
+            self.render(step, suffix, self.journal)
 
 
 def _scalar(value: Any) -> float:

@@ -119,35 +119,22 @@ def train(
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes, fit.steps_per_execution)
     signals = StopSignals(distribution.any if distribution.workers > 1 else None)
     position = Position(start, signals)
-    render = None if sheets is None else distribution.alone(sheets, model)
-    evaluate = None if scores is None else distribution.alone(scores, model)
-    before = [sample_every if render else 0, evaluate_every if evaluate else 0]
+    outputs: list[StepCallback] = []
+    if sheets is not None and (render := distribution.alone(sheets, model)):
+        outputs.append(RenderSamples(start, fit.steps, sample_every, render, sheets, journal, signals))
+    if scores is not None and (evaluate := distribution.alone(scores, model)):
+        outputs.append(Evaluate(start, fit.steps, evaluate_every, evaluate, scores, journal, signals))
+    before = [callback.every for callback in outputs]
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, signals, before)
     own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
-        rows = folder / journal.path.name
         callbacks.append(
-            Validate(start, fit.steps, fit.validate_every, journal, rows, validation, distribution, signals)
+            Validate(start, fit.steps, fit.validate_every, journal, folder, validation, distribution, signals)
         )
     snapshots = save_snapshots(fit, folder, start, writer, *worker)
-    callbacks += [saver] if snapshots is None else [snapshots, saver]
-    if sheets is not None and render is not None:
-        callbacks.append(
-            RenderSamples(
-                start,
-                fit.steps,
-                sample_every,
-                lambda step, suffix: render(step, suffix, journal),
-                sheets.has,
-                signals,
-            )
-        )
-    if scores is not None and evaluate is not None:
-        callbacks.append(
-            Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal), scores.has, signals)
-        )
+    callbacks += [saver, *outputs] if snapshots is None else [snapshots, saver, *outputs]
     with contextlib.ExitStack() as stack:
         stack.callback(signals.ignore)
         stack.callback(data.close)
