@@ -99,8 +99,10 @@ def train(
     Args:
         folder: The directory of the training, in which `checkpoints/` and `metrics.csv` are written.
         data, validation: The training and the validation data. Their workers end with the training.
-        sample_every, sheets: Steps between two sheets of sample images, and these.
-        evaluate_every, scores: Steps between two scores of the model, and these.
+        sample_every: Steps between two sheets of sample images; 0: there are none.
+        sheets: Draws the sheets; None: there are none.
+        evaluate_every: Steps between two times at which the model is scored; 0: it is not scored.
+        scores: Scores the model; None: it is not scored.
         listeners: Functions that are called with the step and the values of every row of the journal.
         loggers: The loggers, which record every row and image.
         stage: The name of the training, for the loggers.

@@ -19,16 +19,17 @@ from kgen.backend.gradients import gradients_registered
 Tensor = Any
 
 MIN_NUMBERS = 2**14
-"""Smallest number of numbers per row of a batch for which XLA is worth the time in which it compiles a function."""
+"""Rows of a batch with fewer numbers are left to TensorFlow: XLA would save less time than it takes to compile."""
 
 
 def in_one_pass(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Makes an elementwise function fast to train on TensorFlow's CPU.
 
-    XLA compiles the function and its gradient, which computes the function again from its arguments. Where XLA compiles
-    the whole program (on an accelerator, and on JAX), it does this without help, and PyTorch has a kernel for each
-    activation. There, in eager execution, in programs without gradients and for small arrays, the function is called
-    as it is.
+    XLA compiles the function and its gradient, which computes the function again from its arguments.
+
+    In these cases, the function is called as it is: on an accelerator and on JAX, where XLA compiles the whole program;
+    on PyTorch, which has a kernel for each activation; in eager execution; in programs without gradients; and for small
+    arrays.
 
     Args:
         function: An elementwise function of tensors of one type and one shape, made of Keras's operations. It reads no
